@@ -1,0 +1,163 @@
+"""What a person sees when the server starts, and the lines for their DHCP server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from bootserve import __version__
+from bootserve.addresses import host_addresses
+from bootserve.catalog import binaries
+from bootserve.catalog.assets import Assets
+from bootserve.catalog.binaries import Binary
+from bootserve.catalog.profiles import discover
+from bootserve.catalog.roots import root_problem
+from bootserve.dhcp_config import BootFiles, DhcpServer, render
+from bootserve.endpoint import Endpoint
+from bootserve.service import Doors
+from bootserve.settings import Settings
+
+FIRMWARE_TFTP_PORT = 69
+
+
+def show(console: Console, settings: Settings, doors: Doors) -> None:
+    """Print what is served, where, with which iPXE binaries, and how to point DHCP at it."""
+
+    def line(text: str = "") -> None:
+        console.print(text, markup=False)
+
+    line(f"bootserve {__version__}")
+    line()
+    line(f"HTTP   {', '.join(_reachable(doors.http_endpoints(), 'http://'))}")
+    if doors.tftp:
+        line(f"TFTP   {', '.join(_reachable(doors.tftp_endpoints(), 'tftp://'))}")
+    else:
+        line("TFTP   off")
+    for note in doors.notes:
+        line(f"       not served: {note}")
+    assets = Assets(settings.assets.roots, binaries.locate(settings.ipxe.search))
+    for root in assets.roots:
+        problem = root_problem(root)
+        line(f"Assets {root.absolute()}{f': {problem}' if problem else ''}")
+    line(f"Boots  {_what_boots(settings, assets)}")
+    found = binaries.available(assets)
+    for binary in found:
+        line(f"iPXE   {binary.kind.name} ({binary.kind.firmware}): {binary.where}")
+    missing = binaries.advice(found)
+    if missing:
+        line(f"iPXE   {missing}")
+    line()
+    for kind in DhcpServer:
+        try:
+            text = _render(
+                kind, settings, found, host_addresses()[0], doors.http_port, doors.tftp_port
+            )
+        except ValueError as error:
+            line(f"For your DHCP server run `bootserve dhcp-config {kind} --server ADDR`: {error}")
+            break
+        line(f"---- {kind} ----")
+        line(text)
+
+
+def show_ready(console: Console) -> None:
+    console.print("bootserve is ready", markup=False)
+
+
+def dhcp_text(kind: DhcpServer, settings: Settings, *, server: str | None = None) -> str:
+    """Return the lines for one DHCP server, from the settings alone.
+
+    Raises:
+        ValueError: ``server`` is no address that clients can use, or there is none.
+    """
+    found = binaries.available(Assets(settings.assets.roots, binaries.locate(settings.ipxe.search)))
+    return _render(
+        kind,
+        settings,
+        found,
+        server or _listening_host(settings) or host_addresses()[0],
+        settings.http.listen[0].port,
+        _expected_tftp_port(settings),
+    )
+
+
+def _render(
+    kind: DhcpServer,
+    settings: Settings,
+    found: Iterable[Binary],
+    server: str,
+    http_port: int,
+    tftp_port: int | None,
+) -> str:
+    return render(
+        kind,
+        server=server,
+        http_url=settings.http.url or f"http://{server}:{http_port}",
+        files=_boot_files({binary.kind.name for binary in found}),
+        tftp_port=tftp_port or FIRMWARE_TFTP_PORT,
+    )
+
+
+def _boot_files(have: set[str]) -> BootFiles:
+    def first(*names: str) -> str | None:
+        return next((name for name in names if name in have), None)
+
+    return BootFiles(
+        bios=first("undionly.kpxe", "ipxe.pxe") or "undionly.kpxe",
+        efi_x86_64=first("snponly.efi", "ipxe.efi") or "snponly.efi",
+        efi_i386=first("ipxe-i386.efi"),
+        efi_arm64=first("snponly-arm64.efi", "ipxe-arm64.efi"),
+    )
+
+
+def _listening_host(settings: Settings) -> str | None:
+    host = settings.http.listen[0].host
+    return host if host and ":" not in host else None
+
+
+def _expected_tftp_port(settings: Settings) -> int | None:
+    ports = {endpoint.port: endpoint.is_optional for endpoint in settings.tftp.listen}
+    if FIRMWARE_TFTP_PORT in ports and (
+        not ports[FIRMWARE_TFTP_PORT] or _may_bind(FIRMWARE_TFTP_PORT)
+    ):
+        return FIRMWARE_TFTP_PORT
+    return next(iter(ports), None)
+
+
+def _may_bind(port: int) -> bool:
+    first_free = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+    try:
+        return os.geteuid() == 0 or port >= int(first_free.read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def _reachable(endpoints: Iterable[Endpoint], scheme: str) -> list[str]:
+    urls: dict[str, None] = {}
+    for endpoint in endpoints:
+        version_6 = endpoint.host is not None and ":" in endpoint.host
+        if endpoint.host in ("0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
+            hosts = [host for host in host_addresses() if (":" in host) == version_6]
+        else:
+            hosts = [endpoint.host or ""]
+        for host in hosts:
+            urls[f"{scheme}{Endpoint(host, endpoint.port)}"] = None
+    return list(urls)
+
+
+def _what_boots(settings: Settings, assets: Assets) -> str:
+    if settings.profiles:
+        return (
+            f"{len(settings.profiles)} profiles, {len(settings.machines)} machine entries, others:"
+            f" {settings.boot.default or 'a menu of the profiles'}"
+        )
+    found = [item.name for item in discover(assets)]
+    if not found:
+        return (
+            "nothing yet: put a kernel and an initrd into x86_64/, i386/ or arm64/ of an asset"
+            " root; a machine that comes now gets a menu that says so"
+        )
+    names = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+    return f"a menu of {names}"

@@ -1,0 +1,1 @@
+"""What a machine gets: assets, machines, profiles and iPXE scripts. Knows no network."""

@@ -1,0 +1,50 @@
+"""The catalog as one thing: what every door needs to know to answer a machine."""
+
+from __future__ import annotations
+
+from bootserve.catalog import binaries
+from bootserve.catalog.assets import Asset, AssetNotFound, Assets, Source, Text, split_name
+from bootserve.catalog.ipxe import ScriptWriter
+from bootserve.catalog.machines import Sightings
+from bootserve.settings import Settings
+
+ENTRY_SCRIPT = "boot.ipxe"
+AUTOEXEC = "autoexec.ipxe"
+"""What iPXE binaries since 2020 ask for on their own, beside the file that they came from."""
+
+
+class Catalog:
+    """Assets, scripts, and who is who. One for the whole process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.assets = Assets(settings.assets.roots, binaries.locate(settings.ipxe.search))
+        self.scripts = ScriptWriter(settings, self.assets)
+        self.sightings = Sightings()
+
+    async def open(self, name: str, url: str) -> Source:
+        """Open what a client calls ``name``, an asset or the entry script.
+
+        Args:
+            name: the client's name for it; ``boot/`` in front, as in an HTTP path, is optional.
+            url: what this client would call our HTTP door, for the entry script.
+
+        Raises:
+            AssetNotFound, AssetForbidden: as `Assets.open_now`.
+        """
+        try:
+            return await self.open_asset(name)
+        except AssetNotFound:
+            parts = split_name(name) or [""]
+            if parts[-1] == AUTOEXEC or parts in ([ENTRY_SCRIPT], ["boot", ENTRY_SCRIPT]):
+                return Text("/".join(parts), self.scripts.entry(url).encode())
+            raise
+
+    async def open_asset(self, name: str) -> Asset:
+        """Open an asset by its name, or by its name behind ``boot/``."""
+        try:
+            return await self.assets.open(name)
+        except AssetNotFound:
+            parts = split_name(name)
+            if parts is None or parts[0] != "boot" or len(parts) == 1:
+                raise
+            return await self.assets.open("/".join(parts[1:]))

@@ -1,0 +1,41 @@
+"""Whether a configuration's assets are there and can be read: what `bootserve check` asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bootserve.catalog.assets import AssetForbidden, AssetNotFound
+from bootserve.catalog.catalog import Catalog
+from bootserve.catalog.profiles import kernels
+from bootserve.catalog.roots import root_problem
+from bootserve.settings import Settings
+
+
+def asset_problems(settings: Settings, catalog: Catalog) -> Iterator[str]:
+    """Yield a sentence, with its key and a remedy, for everything that would fail at boot time."""
+    for root in settings.assets.roots:
+        problem = root_problem(root)
+        if problem:
+            yield f"assets.roots: {root} {problem}"
+    for name, profile in settings.profiles.items():
+        for entry in kernels(profile):
+            for key, asset in (
+                ("kernel", entry.kernel),
+                *((f"initrds[{index}]", initrd) for index, initrd in enumerate(entry.initrds)),
+            ):
+                problem = _problem(catalog, asset)
+                if problem:
+                    yield f"profiles.{name}.{key} ({entry.arch}): {problem}"
+
+
+def _problem(catalog: Catalog, asset: str) -> str | None:
+    try:
+        with catalog.assets.open_now(asset) as opened:
+            if opened.size == 0:
+                return f"{asset} is empty; copy it again"
+    except AssetNotFound:
+        roots = ", ".join(str(root) for root in catalog.assets.roots)
+        return f"{asset} is missing; put it below {roots} or correct the name"
+    except AssetForbidden as error:
+        return f"{asset} {error.reason}"
+    return None

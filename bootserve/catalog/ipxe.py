@@ -1,0 +1,212 @@
+"""Profiles as iPXE scripts.
+
+How iPXE reads a line (``src/core/exec.c`` and ``settings.c`` of iPXE): it is split at white space,
+there are no quotes; a word that is ``||``, ``&&`` or ``;``, or begins with ``#``, ends the command;
+``${...}`` is replaced inside each word afterwards, again and again until none is left. So:
+
+* every value that a template prints goes through `quote` (Jinja's ``finalize``); forgetting it is
+  not possible;
+* a value cannot end its command: line breaks are taken out, and a word that would be a terminator
+  gets an empty ``${}`` in front, which iPXE removes after it has looked for terminators;
+* ``${`` stands only where an operator may use iPXE's settings (a command line); elsewhere it is
+  broken up;
+* paths are percent-encoded (RFC 3986), which leaves nothing to quote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote as percent_encode
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from bootserve.catalog.assets import Assets
+from bootserve.catalog.machines import Identity, Machines
+from bootserve.catalog.model import SERVER_URL, Arch
+from bootserve.catalog.profiles import Kernel, discover, kernels
+from bootserve.settings import Machine, Profile, Settings
+
+_TERMINATORS = frozenset({"||", "&&", ";"})
+
+
+Script = Markup
+"""Text that is iPXE script already and is printed as it is. Jinja's own type for "already escaped"
+serves: macros return it, and with it autoescaping (which is for HTML) finds nothing left to do."""
+
+
+def quote(value: object) -> Script:
+    """Make a value safe to stand anywhere in a line of a script as literal text."""
+    if isinstance(value, Script):
+        return value
+    return quote_settings(re.sub(r"\$(?=\{)", "$ ", str(value)))
+
+
+def quote_settings(value: str) -> Script:
+    """The same for a value in which iPXE's ``${settings}`` are meant to be replaced."""
+    text = "".join(char if char.isprintable() else "?" for char in value)
+    return Script(" ".join(_quote_word(word) for word in text.split(" ")))
+
+
+def _quote_word(word: str) -> str:
+    if word in _TERMINATORS or word.startswith("#"):
+        word = "${}" + word
+    # A backslash at the end of a line would join the next line to it.
+    return word + "${}" if word.endswith("\\") else word
+
+
+def quote_path(value: str) -> Script:
+    return Script(percent_encode(value, safe="/~"))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("bootserve.catalog", "scripts"),
+        undefined=StrictUndefined,
+        finalize=quote,
+        autoescape=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["path"] = quote_path
+    environment.filters["settings"] = quote_settings
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+def checked_url(url: str) -> Script:
+    """Return the URL under which a client reached us, if it is one and nothing else.
+
+    Raises:
+        ValueError: it holds anything but a scheme, a host, a port and a plain path.
+    """
+    if not re.fullmatch(SERVER_URL, url):
+        raise ValueError(f"{url!r} is not the URL of a server")
+    return Script(url.rstrip("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """When a menu shows an item: ``iseq ${arch}<suffix> <value>``."""
+
+    suffix: Script
+    value: Script
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    key: str
+    title: str
+    url: Script
+    conditions: tuple[_Condition, ...]
+
+
+class ScriptWriter:
+    """Writes the scripts that machines get. Pure but for the menu, which lists the asset roots.
+
+    Every method takes the URL under which the client calls us, and returns the script's text.
+    """
+
+    def __init__(self, settings: Settings, assets: Assets) -> None:
+        self._settings = settings
+        self._assets = assets
+        self._machines = Machines(settings.machines)
+
+    @property
+    def reads_disk(self) -> bool:
+        """Whether scripts depend on what the asset roots hold, so that making one takes a disk."""
+        return not self._settings.profiles
+
+    def entry(self, url: str) -> str:
+        """The entry script, which sends a machine on to its own."""
+        base = checked_url(url)
+        rechain = self._rechain_url(base) if self._settings.ipxe.rechain else None
+        return self._render("entry.j2", url=base, rechain_url=rechain)
+
+    def machine(self, url: str, identity: Identity) -> tuple[str, str]:
+        """The script for one machine, and in a few words what it is, for the log."""
+        machine = self._machines.find(identity)
+        name = machine.profile if machine else self._settings.boot.default
+        if name is None:
+            return self.menu(url), "menu"
+        return self._profile(checked_url(url), self._settings.profiles[name], name, machine), name
+
+    def profile(self, url: str, name: str) -> str | None:
+        """The script of a profile by name, or of a kernel below an asset root by its path."""
+        base = checked_url(url)
+        if name in self._settings.profiles:
+            return self._profile(base, self._settings.profiles[name], name, None)
+        for found in discover(self._assets):
+            if found.name == name and found.profile:
+                return self._profile(base, found.profile, name, None)
+        return None
+
+    def menu(self, url: str) -> str:
+        """The menu of the configured profiles; if there are none, of what the roots hold."""
+        base = checked_url(url)
+        entries: list[tuple[str, Sequence[Arch], str]] = []
+        for name, profile in self._settings.profiles.items():
+            link = f"{base}/profile.ipxe?name={percent_encode(name, safe='')}"
+            entries.append((profile.title or name, profile.arches(), link))
+        for found in [] if entries else discover(self._assets):
+            if found.profile:
+                link = f"{base}/profile.ipxe?name={percent_encode(found.name, safe='')}"
+            else:
+                link = f"{base}/boot/{quote_path(found.name)}"
+            entries.append((found.name, (found.arch,), link))
+        items = [
+            _Item(f"item{index}", title, Script(link), _conditions(arches))
+            for index, (title, arches, link) in enumerate(entries)
+        ]
+        return self._render(
+            "menu.j2", url=base, items=items, timeout_ms=self._settings.boot.menu_timeout * 1000
+        )
+
+    def _profile(self, url: Script, profile: Profile, name: str, machine: Machine | None) -> str:
+        if profile.script is not None:
+            return profile.script
+        entries: tuple[Kernel, ...] = kernels(profile, machine.cmdline if machine else "")
+        return self._render(
+            "profile.j2",
+            url=url,
+            title=profile.title or name,
+            machine=machine.name if machine else None,
+            kernels=entries,
+            arches=[entry.arch for entry in entries],
+        )
+
+    def _rechain_url(self, url: Script) -> Script:
+        """Over TFTP, as firmware would load it, where TFTP is sure to answer at the same address.
+
+        An optional address may not have been had. iPXE, other than firmware, can use any port.
+        """
+        host = urlsplit(url).hostname
+        ports = [
+            endpoint.port
+            for endpoint in self._settings.tftp.listen
+            if endpoint.host in (None, host) and not endpoint.is_optional
+        ]
+        if not ports or not host:
+            return Script(f"{url}/boot/undionly.kpxe")
+        bracketed = f"[{host}]" if ":" in host else host
+        port = "" if 69 in ports else f":{ports[0]}"
+        return Script(f"tftp://{bracketed}{port}/undionly.kpxe")
+
+    def _render(self, template: str, **values: Any) -> str:
+        return _ENVIRONMENT.get_template(template).render(
+            attempts=self._settings.boot.attempts, **values
+        )
+
+
+def _conditions(arches: Sequence[Arch]) -> tuple[_Condition, ...]:
+    plain = Script("")
+    conditions = [_Condition(plain, Script(arch.value)) for arch in arches]
+    if Arch.I386 in arches and Arch.X86_64 not in arches:
+        # Under BIOS a 64-bit CPU starts a 32-bit kernel as well; under UEFI it cannot.
+        conditions.append(_Condition(Script("-${platform}"), Script("x86_64-pcbios")))
+    return tuple(conditions)

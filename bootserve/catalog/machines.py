@@ -1,0 +1,100 @@
+"""Who is asking: what iPXE says about a machine, and which configured machine that is."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bootserve.catalog.model import (
+    is_placeholder,
+    parse_hostname,
+    parse_mac,
+    parse_serial,
+    parse_uuid,
+)
+from bootserve.settings import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a client said of itself, normalised; what was absent or no such thing is ``None``."""
+
+    mac: str | None = None
+    uuid: str | None = None
+    serial: str | None = None
+    hostname: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The most telling single name, for a log line."""
+        return self.mac or self.uuid or self.serial or self.hostname
+
+
+_PARSERS: dict[str, Callable[[object], str]] = {
+    "mac": parse_mac,
+    "uuid": parse_uuid,
+    "serial": parse_serial,
+    "hostname": parse_hostname,
+}
+
+
+def identify(said: Mapping[str, str]) -> tuple[Identity, list[str]]:
+    """Read the identity out of a query string's values.
+
+    Returns the identity and a sentence for each value that is not what it claims to be. Such a
+    value is left out; the machine still gets what it would get without it.
+    """
+    found: dict[str, str] = {}
+    complaints = []
+    for key, parse in _PARSERS.items():
+        text = said.get(key, "")
+        if not text:
+            continue
+        try:
+            value = parse(text)
+        except ValueError as error:
+            complaints.append(f"{key}: {error}")
+            continue
+        if not is_placeholder(value):
+            found[key] = value
+    return Identity(**found), complaints
+
+
+class Machines:
+    """The configured machines, found by what identifies them best: MAC, UUID, serial, host name."""
+
+    def __init__(self, machines: Sequence[Machine]) -> None:
+        self._index: dict[tuple[str, str], Machine] = {
+            (kind, value): machine
+            for machine in machines
+            for kind in _PARSERS
+            for value in getattr(machine, kind)
+        }
+
+    def find(self, identity: Identity) -> Machine | None:
+        for kind in _PARSERS:
+            machine = self._index.get((kind, getattr(identity, kind) or ""))
+            if machine is not None:
+                return machine
+        return None
+
+
+class Sightings:
+    """Which machine was last seen at which address, so that a download by address gets a name.
+
+    Bounded: the address not seen for longest is forgotten first.
+    """
+
+    def __init__(self, capacity: int = 65536) -> None:
+        self._capacity = capacity
+        self._labels: OrderedDict[str, str] = OrderedDict()
+
+    def note(self, address: str, label: str) -> None:
+        self._labels[address] = label
+        self._labels.move_to_end(address)
+        if len(self._labels) > self._capacity:
+            self._labels.popitem(last=False)
+
+    def label(self, address: str) -> str | None:
+        return self._labels.get(address)

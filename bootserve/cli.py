@@ -1,0 +1,157 @@
+"""The commands. Thin: parse, call, print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import anyio
+import typer
+from rich.console import Console
+
+from bootserve import __version__, banner
+from bootserve.catalog.catalog import Catalog
+from bootserve.catalog.check import asset_problems
+from bootserve.config_errors import ConfigError
+from bootserve.dhcp_config import DhcpServer
+from bootserve.service import Service, open_doors
+from bootserve.settings import Settings, config_file, load, unknown_variables
+from bootserve.sockets import ListenError
+
+app = typer.Typer(
+    name="bootserve",
+    help="PXE/iPXE boot file server: TFTP, HTTP and iPXE scripts in one process.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+logger = logging.getLogger("bootserve")
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="TOML file; default: $BOOTSERVE_CONFIG."),
+]
+Roots = Annotated[
+    list[Path] | None,
+    typer.Option("--root", metavar="DIR", help="Asset root; may be given several times."),
+]
+Http = Annotated[
+    list[str] | None,
+    typer.Option("--http", metavar="ADDR:PORT", help="HTTP address; may be given several times."),
+]
+Tftp = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tftp", metavar="ADDR:PORT|off", help="TFTP address; may be given several times."
+    ),
+]
+
+
+@app.command()
+def serve(config: Config = None, root: Roots = None, http: Http = None, tftp: Tftp = None) -> None:
+    """Serve boot files until SIGTERM or Ctrl-C; a second signal cuts transfers off."""
+    settings = _settings(config, root, http, tftp)
+    _start_logging(settings)
+    for sentence in unknown_variables():
+        logger.warning("%s", sentence)
+    try:
+        doors = open_doors(settings)
+    except ListenError as error:
+        _fail([str(error)])
+    console = Console(soft_wrap=True, highlight=False)
+    banner.show(console, settings, doors)
+    service = Service(settings, doors, on_ready=lambda: banner.show_ready(console))
+    if not anyio.run(service.run):
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(config: Config = None, root: Roots = None) -> None:
+    """Check a configuration and the assets it names; exit 1 if anything would fail."""
+    settings = _settings(config, root, None, None)
+    problems = list(asset_problems(settings, Catalog(settings)))
+    file = config_file(config)
+    origin = f"{file}: " if file else ""
+    if problems:
+        _fail([origin + problem for problem in problems])
+    for sentence in unknown_variables():
+        Console(stderr=True, soft_wrap=True).print(f"warning: {sentence}", markup=False)
+    print(
+        f"{origin}fine: {len(settings.profiles)} profiles, {len(settings.machines)} machine"
+        f" entries, asset roots {', '.join(str(path) for path in settings.assets.roots)}"
+    )
+
+
+@app.command("dhcp-config")
+def dhcp_config(
+    kind: Annotated[DhcpServer, typer.Argument(help="Which DHCP server.")],
+    config: Config = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="ADDR", help="This host's address, as clients see it."),
+    ] = None,
+) -> None:
+    """Print the lines to paste into a DHCP server, so that its clients chain into bootserve."""
+    settings = _settings(config, None, None, None)
+    try:
+        print(banner.dhcp_text(kind, settings, server=server), end="")
+    except ValueError as error:
+        _fail([f"dhcp-config: {error}"])
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"bootserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+def _settings(
+    config: Path | None,
+    roots: list[Path] | None,
+    http: list[str] | None,
+    tftp: list[str] | None,
+) -> Settings:
+    flags: dict[str, dict[str, Any]] = {}
+    if roots:
+        flags["assets"] = {"roots": roots}
+    if http:
+        flags["http"] = {"listen": http}
+    if tftp:
+        flags["tftp"] = {"listen": tftp}
+    try:
+        return load(config, flags)
+    except ConfigError as error:
+        _fail(error.problems)
+
+
+def _fail(problems: list[str]) -> NoReturn:
+    for problem in problems:
+        print(f"bootserve: {problem}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _start_logging(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.log.level.upper(),
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        stream=sys.stderr,
+    )
+    # uvicorn's own stages of life say nothing that the service does not say itself.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

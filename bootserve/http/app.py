@@ -1,0 +1,158 @@
+"""The routes of the HTTP door, as an ASGI application that any server can run."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound
+from bootserve.catalog.catalog import AUTOEXEC, Catalog
+from bootserve.catalog.ipxe import checked_url
+from bootserve.catalog.machines import identify
+from bootserve.http.files import FileAnswer
+from bootserve.settings import Settings
+from bootserve.watch.ledger import Ledger
+from bootserve.watch.text import printable
+
+logger = logging.getLogger("bootserve.http")
+
+_Result = TypeVar("_Result")
+
+_SLASHES = re.compile("/{2,}")
+
+
+def create_app(
+    settings: Settings, *, catalog: Catalog | None = None, ledger: Ledger | None = None
+) -> Starlette:
+    """Return the ASGI application.
+
+    Args:
+        catalog, ledger: those of the process, if other doors share them; else its own.
+    """
+    routes = _Routes(settings, catalog or Catalog(settings), ledger or Ledger())
+    app = Starlette(
+        routes=[
+            Route("/boot.ipxe", routes.entry),
+            Route("/machine.ipxe", routes.machine),
+            Route("/profile.ipxe", routes.profile),
+            Route("/boot/{name:path}", routes.file),
+            Route("/{name:path}", routes.elsewhere),
+        ],
+        middleware=[Middleware(_MergeSlashes)],
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class _MergeSlashes:
+    """Serve ``//boot//x`` as ``/boot/x``: firmware builds such paths and may follow no redirect."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "//" in scope["path"]:
+            scope = {**scope, "path": _SLASHES.sub("/", scope["path"])}
+        await self._app(scope, receive, send)
+
+
+class _Routes:
+    def __init__(self, settings: Settings, catalog: Catalog, ledger: Ledger) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._ledger = ledger
+
+    async def entry(self, request: Request) -> Response:
+        """The entry script, the one URL that a DHCP server has to name."""
+        return _script(self._catalog.scripts.entry(self._url(request)))
+
+    async def machine(self, request: Request) -> Response:
+        """The script for the machine that the query string describes."""
+        url = self._url(request)
+        identity, complaints = identify(request.query_params)
+        client = request.client.host if request.client else "?"
+        if identity.label:
+            self._catalog.sightings.note(client, identity.label)
+        text, what = await self._write(lambda: self._catalog.scripts.machine(url, identity))
+        logger.info(
+            "HTTP %s (%s, %s %s) gets the script of: %s%s",
+            printable(client),
+            printable(identity.label or "unknown machine"),
+            printable(request.query_params.get("buildarch", "?")),
+            printable(request.query_params.get("platform", "?")),
+            printable(what),
+            "".join(f"; ignored {printable(complaint)}" for complaint in complaints),
+        )
+        return _script(text)
+
+    async def profile(self, request: Request) -> Response:
+        """The script of one profile, or of one kernel below the asset roots, by name."""
+        url = self._url(request)
+        name = request.query_params.get("name", "")
+        text = await self._write(lambda: self._catalog.scripts.profile(url, name))
+        if text is None:
+            return _not_found(f"there is no profile {printable(name)!r}")
+        return _script(text)
+
+    async def file(self, request: Request) -> Response | FileAnswer:
+        """An asset, by its name below ``/boot/``."""
+        return await self._send(request, request.path_params["name"])
+
+    async def elsewhere(self, request: Request) -> Response | FileAnswer:
+        """Anything else: nothing, but for what an iPXE asks for beside the file it came from."""
+        name = request.path_params["name"]
+        if name.rpartition("/")[2] == AUTOEXEC:
+            return await self._send(request, name)
+        return _not_found("nothing here; scripts begin at /boot.ipxe, files lie below /boot/")
+
+    async def _send(self, request: Request, name: str) -> Response | FileAnswer:
+        client = request.client.host if request.client else "?"
+        try:
+            source = await self._catalog.open(name, self._url(request))
+        except AssetNotFound as error:
+            logger.info("HTTP %s %s: not found", printable(client), printable(error.name))
+            return _not_found(f"no such file: {printable(error.name)}")
+        except AssetForbidden as error:
+            logger.warning(
+                "HTTP %s %s: refused, %s", printable(client), printable(error.name), error.reason
+            )
+            return PlainTextResponse("this file may not be read\n", 403)
+        if not isinstance(source, Asset):
+            return _script((await source.read(0, source.size)).decode())
+        return FileAnswer(source, request, self._ledger, self._catalog.sightings.label(client))
+
+    async def _write(self, write: Callable[[], _Result]) -> _Result:
+        if self._catalog.scripts.reads_disk:
+            return await anyio.to_thread.run_sync(write)
+        return write()
+
+    def _url(self, request: Request) -> str:
+        """What this client calls us: as configured, as it says, or by the address of the socket."""
+        if self._settings.http.url:
+            return self._settings.http.url
+        scheme = request.url.scheme
+        try:
+            return checked_url(f"{scheme}://{request.headers['host']}")
+        except (KeyError, ValueError):
+            host, port = request.scope.get("server") or ("localhost", None)
+            host = f"[{host}]" if ":" in host else host
+            return f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
+
+
+def _script(text: str) -> Response:
+    # What a machine gets depends on who asks and on today's configuration: no cache may keep it.
+    return PlainTextResponse(text, headers={"cache-control": "no-store"})
+
+
+def _not_found(why: str) -> Response:
+    return PlainTextResponse(why + "\n", 404)

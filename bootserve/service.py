@@ -1,0 +1,230 @@
+"""The life of the process: open the sockets, start the doors, say ready, drain, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+import uvicorn
+from starlette.types import ASGIApp
+
+from bootserve.catalog.assets import Source
+from bootserve.catalog.catalog import Catalog
+from bootserve.endpoint import Endpoint
+from bootserve.http.app import create_app
+from bootserve.http.listener import open_listener
+from bootserve.http.protocol import BootProtocol
+from bootserve.settings import Settings
+from bootserve.sockets import ListenError, OpenSocket, open_endpoint
+from bootserve.tftp.server import TftpRequestInfo, TftpServer, open_socket
+from bootserve.watch.ledger import Ledger
+
+logger = logging.getLogger("bootserve.service")
+
+
+@dataclass
+class Doors:
+    """The sockets of a process that is about to serve. Whoever opened them closes them."""
+
+    http: list[socket.socket] = field(default_factory=list)
+    tftp: list[socket.socket] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """A sentence for each optional address that was not to be had."""
+
+    def close(self) -> None:
+        for sock in (*self.http, *self.tftp):
+            sock.close()
+
+    def http_endpoints(self) -> list[Endpoint]:
+        return [_endpoint(sock) for sock in self.http]
+
+    def tftp_endpoints(self) -> list[Endpoint]:
+        return [_endpoint(sock) for sock in self.tftp]
+
+    @property
+    def http_port(self) -> int:
+        return int(self.http[0].getsockname()[1])
+
+    @property
+    def tftp_port(self) -> int | None:
+        """The port of the TFTP door, 69 if that is one of them; ``None`` if it is closed."""
+        ports = [int(sock.getsockname()[1]) for sock in self.tftp]
+        return None if not ports else 69 if 69 in ports else ports[0]
+
+
+def _endpoint(sock: socket.socket) -> Endpoint:
+    host, port = sock.getsockname()[:2]
+    return Endpoint(host, port)
+
+
+def open_doors(settings: Settings) -> Doors:
+    """Bind every address of the settings.
+
+    Raises:
+        ListenError: one that is not optional is not to be had, or none is.
+    """
+    doors = Doors()
+    try:
+        for endpoint in settings.http.listen:
+            doors.http += _open(endpoint, open_listener, "HTTP", "--http", doors.notes)
+        for endpoint in settings.tftp.listen:
+            doors.tftp += _open(endpoint, open_socket, "TFTP", "--tftp", doors.notes)
+        if not doors.http:
+            raise ListenError("HTTP listens nowhere: give it an address with --http ADDR:PORT")
+    except ListenError:
+        doors.close()
+        raise
+    return doors
+
+
+def _open(
+    endpoint: Endpoint, open_socket: OpenSocket, door: str, flag: str, notes: list[str]
+) -> list[socket.socket]:
+    try:
+        return open_endpoint(endpoint, open_socket, door=door, flag=flag)
+    except ListenError as error:
+        if not endpoint.is_optional:
+            raise
+        notes.append(str(error))
+        return []
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn's server without its signal handlers: signals are the service's."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    def cut(self) -> None:
+        """End every request now."""
+        # uvicorn logs an application that was cancelled as one that crashed.
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+        self.force_exit = True
+        for task in self.server_state.tasks:
+            task.cancel()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def http_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn runs the HTTP door."""
+    return uvicorn.Config(
+        app,
+        http=BootProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(settings.http.keep_alive),
+        backlog=socket.SOMAXCONN,
+    )
+
+
+class Service:
+    """One serving process. Owns the doors' sockets from the moment it is made.
+
+    Args:
+        on_ready: called once, when every door is open.
+    """
+
+    def __init__(
+        self, settings: Settings, doors: Doors, *, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        self._settings = settings
+        self._doors = doors
+        self._catalog = Catalog(settings)
+        self._ledger = Ledger()
+        self._was_cut = False
+        self._http = HttpServer(
+            http_config(settings, create_app(settings, catalog=self._catalog, ledger=self._ledger)),
+            on_ready,
+        )
+        self._tftp = TftpServer(
+            doors.tftp,
+            open_source=self._open_for_tftp,
+            ledger=self._ledger,
+            machine=self._catalog.sightings.label,
+            patience=settings.tftp.patience,
+            max_sessions=settings.tftp.max_sessions,
+        )
+
+    async def run(self) -> bool:
+        """Serve until SIGTERM or SIGINT, then finish what is in flight; a second signal cuts it.
+
+        Returns whether every transfer came to its own end.
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch_signals, tasks.cancel_scope)
+                async with anyio.create_task_group() as doors:
+                    await doors.start(self._tftp.serve)
+                    doors.start_soon(self._http.serve, self._doors.http)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._doors.close()
+        return not self._was_cut
+
+    async def _watch_signals(self, scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in _numbered(signals):
+                if number == 0:
+                    live = len(self._ledger.live)
+                    logger.info(
+                        "stopping: no new requests; %d transfers go on to their end"
+                        " (a second signal cuts them off)",
+                        live,
+                    )
+                    self._http.should_exit = True
+                    self._tftp.drain()
+                else:
+                    logger.warning("stopped: %d transfers cut off", len(self._ledger.live))
+                    self._was_cut = True
+                    self._http.cut()
+                    scope.cancel()
+
+    async def _open_for_tftp(self, request: TftpRequestInfo) -> Source:
+        return await self._catalog.open(request.name, self._url_at(request.local))
+
+    def _url_at(self, local_host: str) -> str:
+        """What a client that reached TFTP at ``local_host`` would call the HTTP door."""
+        if self._settings.http.url:
+            return self._settings.http.url
+        host = local_host.partition("%")[0]
+        return (
+            f"http://[{host}]:{self._port_at(host)}"
+            if ":" in host
+            else (f"http://{host}:{self._port_at(host)}")
+        )
+
+    def _port_at(self, host: str) -> int:
+        for sock in self._doors.http:
+            if sock.getsockname()[0] in (host, "0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
+                return int(sock.getsockname()[1])
+        return self._doors.http_port
+
+
+async def _numbered(signals: AsyncIterator[signal.Signals]) -> AsyncIterator[int]:
+    count = 0
+    async for _ in signals:
+        yield count
+        count += 1

@@ -1,0 +1,358 @@
+"""One typed tree of settings: defaults < TOML file < ``BOOTSERVE_*`` environment < flags.
+
+The environment names a key by its section and name: ``BOOTSERVE_HTTP_LISTEN`` is ``http.listen``
+(lists are separated by commas). Every error names the key, where its value came from and what
+would be right.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from bootserve.catalog.model import (
+    SERVER_URL,
+    Arch,
+    CommandLine,
+    Hostname,
+    Mac,
+    OneOrMany,
+    ProfileName,
+    Serial,
+    Uuid,
+    is_placeholder,
+)
+from bootserve.config_errors import ENV_PREFIX, ConfigError, did_you_mean, explain
+from bootserve.endpoint import Endpoint
+
+CONFIG_VARIABLE = "BOOTSERVE_CONFIG"
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _listen(value: object) -> object:
+    parts = _split(value)
+    return [] if parts == ["off"] else parts
+
+
+Listen = Annotated[
+    tuple[Annotated[Endpoint, BeforeValidator(Endpoint.parse)], ...],
+    NoDecode,
+    BeforeValidator(_listen),
+]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HttpSettings(Section):
+    listen: Listen = (Endpoint.parse("*:8080"), Endpoint.parse("*:80?"))
+    """Addresses of the HTTP door, ``ADDR:PORT``. A ``?`` at the end: only if permitted and free."""
+
+    url: Annotated[str, Field(pattern=f"^{SERVER_URL}$")] | None = None
+    """What scripts call this server. Default: the address under which the client reached us."""
+
+    @field_validator("listen")
+    @classmethod
+    def _somewhere(cls, listen: Listen) -> Listen:
+        if not listen:
+            raise ValueError("HTTP cannot be off: scripts and kernels travel over it")
+        return listen
+
+    keep_alive: Annotated[float, Field(ge=11, le=3600)] = 75.0
+    """Seconds that an idle connection is kept. iPXE's own pool keeps one for 10 s, and a
+    connection that we close first costs it a retry; hence the lower bound."""
+
+
+class TftpSettings(Section):
+    listen: Listen = (Endpoint.parse("*:6969"), Endpoint.parse("*:69?"))
+    """Addresses of the TFTP door, or "off". Firmware can only reach port 69."""
+
+    patience: Annotated[float, Field(ge=10, le=86400)] = 300.0
+    """Seconds that a transfer waits for a client of which nothing is heard."""
+
+    max_sessions: Annotated[int, Field(ge=1, le=65536)] = 4096
+    """Transfers at once; one more is answered with an ERROR."""
+
+
+class AssetSettings(Section):
+    roots: Annotated[Paths, Field(min_length=1)] = (Path("boot-assets"),)
+    """Directories that are served, searched in this order. In a TOML file relative to the file."""
+
+
+class IpxeSettings(Section):
+    search: Paths = ()
+    """Directories searched for iPXE binaries before those where distributions put them."""
+
+    rechain: bool = False
+    """Let BIOS machines whose ROM is already an iPXE (virtual machines, some NICs; often old or
+    built without features) load undionly.kpxe first."""
+
+
+class BootSettings(Section):
+    default: ProfileName | None = None
+    """The profile of machines that no entry names. Without one they get a menu."""
+
+    menu_timeout: Annotated[int, Field(ge=0, le=86400)] = 10
+    """Seconds until a menu takes its first entry; 0 waits for a person."""
+
+    attempts: Annotated[int, Field(ge=1, le=100)] = 8
+    """How often a script tries each download; the pause doubles from 1 s up to 64 s."""
+
+
+class LogSettings(Section):
+    level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class Profile(Section):
+    """What a machine boots: a kernel with its initrds and command line, or a script as it is.
+
+    ``{arch}`` in a name or command line stands for the architecture; a table by architecture
+    serves where the names differ by more than that.
+    """
+
+    title: str | None = None
+    architectures: Annotated[tuple[Arch, ...], Field(min_length=1)] | None = None
+    kernel: str | dict[Arch, str] | None = None
+    initrds: tuple[str, ...] | dict[Arch, tuple[str, ...]] = ()
+    cmdline: CommandLine | dict[Arch, CommandLine] = ""
+    script: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.kernel is None) == (self.script is None):
+            raise ValueError("needs either `kernel` or `script`, and not both")
+        if self.script is not None:
+            if self.initrds or self.cmdline:
+                raise ValueError("`initrds` and `cmdline` belong to `kernel`, not to `script`")
+            if not self.script.startswith("#!ipxe"):
+                raise ValueError("`script` must begin with a line `#!ipxe`")
+        elif not self.arches():
+            raise ValueError(
+                "cannot tell its architecture: set `architectures`, for example"
+                ' architectures = ["x86_64"]'
+            )
+        for key in ("kernel", "initrds", "cmdline"):
+            table = getattr(self, key)
+            if isinstance(table, dict):
+                missing = [arch.value for arch in self.arches() if arch not in table]
+                if missing:
+                    raise ValueError(f"`{key}` has no entry for {', '.join(missing)}")
+        return self
+
+    def arches(self) -> tuple[Arch, ...]:
+        """The architectures this profile can boot; for a raw script those it names, or all."""
+        if self.architectures is not None:
+            return self.architectures
+        if self.script is not None:
+            return tuple(Arch)
+        if isinstance(self.kernel, dict):
+            return tuple(self.kernel)
+        folder = (self.kernel or "").strip("/").removeprefix("boot/").split("/")[0]
+        return (Arch(folder),) if folder in tuple(Arch) else ()
+
+
+class Machine(Section):
+    """One machine, or a group of machines that boot alike."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    mac: OneOrMany[Mac] = ()
+    uuid: OneOrMany[Uuid] = ()
+    serial: OneOrMany[Serial] = ()
+    hostname: OneOrMany[Hostname] = ()
+    profile: ProfileName
+    cmdline: CommandLine = ""
+    """Appended to the profile's command line."""
+
+    @model_validator(mode="after")
+    def _someone(self) -> Self:
+        if not (self.mac or self.uuid or self.serial or self.hostname):
+            raise ValueError("names no machine: give it a `mac`, `uuid`, `serial` or `hostname`")
+        for value in (*self.mac, *self.uuid, *self.serial, *self.hostname):
+            if is_placeholder(value):
+                raise ValueError(
+                    f"{value!r} is what boards without an identity say, and would match any of"
+                    " them; name the machine by something of its own"
+                )
+        return self
+
+
+_file: ContextVar[Mapping[str, Any] | None] = ContextVar("bootserve_toml", default=None)
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
+    )
+
+    http: HttpSettings = HttpSettings()
+    tftp: TftpSettings = TftpSettings()
+    assets: AssetSettings = AssetSettings()
+    ipxe: IpxeSettings = IpxeSettings()
+    boot: BootSettings = BootSettings()
+    log: LogSettings = LogSettings()
+    profiles: dict[ProfileName, Profile] = {}
+    machines: tuple[Machine, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = InitSettingsSource(settings_cls, init_kwargs=dict(_file.get() or {}))
+        return init_settings, env_settings, toml
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        for key, name in [
+            ("boot.default", self.boot.default),
+            *((f"machines[{i}].profile", m.profile) for i, m in enumerate(self.machines)),
+        ]:
+            if name is not None and name not in self.profiles:
+                problems.append(
+                    f"{key}: there is no profile {name!r}{did_you_mean(name, self.profiles)}"
+                )
+        for index, machine in enumerate(self.machines):
+            profile = self.profiles.get(machine.profile)
+            if machine.cmdline and profile and profile.script is not None:
+                problems.append(
+                    f"machines[{index}].cmdline: profile {machine.profile!r} is a script as it is"
+                    " and takes no command line; remove one of them"
+                )
+        owner: dict[tuple[str, str], int] = {}
+        for index, machine in enumerate(self.machines):
+            for kind in ("mac", "uuid", "serial", "hostname"):
+                for value in getattr(machine, kind):
+                    first = owner.setdefault((kind, value), index)
+                    if first != index:
+                        problems.append(
+                            f"machines[{index}].{kind}: duplicate machine, {value} is already in"
+                            f" machines[{first}]; keep one of them"
+                        )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def config_file(config: Path | None) -> Path | None:
+    """Return the TOML file that is read: the one given, or that ``BOOTSERVE_CONFIG`` names."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    return config or (Path(named) if named else None)
+
+
+def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        config: a TOML file; default is the one that ``BOOTSERVE_CONFIG`` names, or none.
+        flags: a partial tree, the strongest source.
+
+    Raises:
+        ConfigError: with a sentence for each thing that is wrong.
+    """
+    config = config_file(config)
+    _refuse_whole_sections()
+    tree = _read_toml(config) if config else {}
+    token = _file.set(tree)
+    try:
+        return Settings(**(flags or {}))
+    except ValidationError as error:
+        raise ConfigError(explain(error, config, flags or {}, _keys_at)) from error
+    finally:
+        _file.reset(token)
+
+
+def _refuse_whole_sections() -> None:
+    for name in os.environ:
+        section = name.upper().removeprefix(ENV_PREFIX).lower()
+        if name.upper().startswith(ENV_PREFIX) and section in Settings.model_fields:
+            raise ConfigError(
+                [f"{name}: names a whole section; name one key of it, as in BOOTSERVE_HTTP_LISTEN"]
+            )
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return a sentence for each ``BOOTSERVE_*`` variable that sets nothing."""
+    known = {CONFIG_VARIABLE}
+    for section, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            known |= {
+                f"{ENV_PREFIX}{section}_{key}".upper() for key in field.annotation.model_fields
+            }
+    return [
+        f"{name}: no such setting{did_you_mean(name, known)}; it is ignored"
+        for name in sorted(os.environ if environ is None else environ)
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known
+    ]
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            tree = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: is not valid TOML: {error}"]) from error
+    for section, key in (("assets", "roots"), ("ipxe", "search")):
+        table = tree.get(section)
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = _split(table[key])
+        if isinstance(table, dict) and isinstance(table.get(key), list):
+            table[key] = [
+                str(path.parent / entry) if isinstance(entry, str) else entry
+                for entry in table[key]
+            ]
+    return tree
+
+
+def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
+    if not loc:
+        return list(Settings.model_fields)
+    if loc[0] == "profiles":
+        return list(Profile.model_fields)
+    if loc[0] == "machines":
+        return list(Machine.model_fields)
+    field = Settings.model_fields.get(str(loc[0]))
+    section = field.annotation if field else None
+    return (
+        list(section.model_fields)
+        if isinstance(section, type) and issubclass(section, Section)
+        else []
+    )

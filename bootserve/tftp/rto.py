@@ -1,0 +1,80 @@
+"""How long to wait for an answer before sending again: RFC 6298's estimate. Pure."""
+
+from __future__ import annotations
+
+INITIAL = 1.0
+"""Seconds until a round trip has been measured (RFC 6298, section 2.1)."""
+
+FLOOR = 0.25
+"""Seconds. RFC 6298 says 1 s for the sake of congested networks; a lost block in lockstep would
+then cost a boot a second, and firmware rarely takes longer than this for a block."""
+
+CEILING = 8.0
+"""Seconds. The doubling ends here, so that a machine that was frozen for minutes goes on within
+seconds of its return."""
+
+_GRANULARITY = 0.01  # seconds, of hosts and their timers
+_MOST_GUESSES = 5  # between two measurements
+
+
+class RetransmissionTimer:
+    """The interval after which an unanswered flight is sent again, in seconds.
+
+    Args:
+        timeout: the client's option of RFC 2349 in seconds, or ``None``; it is where the estimate
+            starts and what it never falls below.
+    """
+
+    __slots__ = (
+        "_ceiling",
+        "_estimate",
+        "_floor",
+        "_guesses",
+        "_smoothed",
+        "_variation",
+        "interval",
+    )
+
+    def __init__(self, timeout: int | None = None) -> None:
+        self._floor = FLOOR if timeout is None else float(timeout)
+        self._ceiling = max(CEILING, self._floor)
+        self._smoothed: float | None = None
+        self._variation = 0.0
+        self._estimate = INITIAL if timeout is None else float(timeout)
+        self._guesses = 0
+        self.interval = self._estimate
+
+    def measured(self, round_trip: float) -> None:
+        """Learn from an answer that can only be to one transmission (Karn's rule)."""
+        if self._smoothed is None:
+            self._smoothed = round_trip
+            self._variation = round_trip / 2
+        else:
+            self._variation += (abs(self._smoothed - round_trip) - self._variation) / 4
+            self._smoothed += (round_trip - self._smoothed) / 8
+        estimate = self._smoothed + 4 * self._variation
+        self._estimate = min(max(estimate, self._floor), self._ceiling)
+        self._guesses = 0
+        self.interval = self._estimate
+
+    def guessed(self, round_trip: float) -> None:
+        """Learn from an answer that may be to any transmission, ``round_trip`` after the last.
+
+        Karn's rule keeps the interval backed off until an answer is unambiguous; where two
+        exchanges in a row rarely go well, that is at the ceiling for good. So an answer that took
+        as long as usual ends the backing off, but not for ever: a path that has just become so
+        slow that its answers look like that must be measured all the same.
+        """
+        if self._smoothed is None or self._guesses == _MOST_GUESSES:
+            return
+        if self._smoothed / 2 <= round_trip <= 2 * self._smoothed + _GRANULARITY:
+            self._guesses += 1
+            self.interval = self._estimate
+
+    def expired(self) -> None:
+        """Back off: nothing came within the interval."""
+        self.interval = min(self.interval * 2, self._ceiling)
+
+    def answered(self) -> None:
+        """End the backing off: an answer came within the interval, though it measures nothing."""
+        self.interval = self._estimate

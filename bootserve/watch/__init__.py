@@ -1,0 +1,1 @@
+"""What is going on. The doors report here; nothing in here can stop a door."""

@@ -1,0 +1,105 @@
+"""Every transfer of every door: who, what, how far, how it ended.
+
+A door opens an entry when it starts to answer a request for bytes, counts what it hands on, and
+closes the entry with a verdict exactly once; the ledger writes the line an operator reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bootserve.watch.text import as_word, printable
+
+logger = logging.getLogger("bootserve.transfer")
+
+
+class End(StrEnum):
+    """How a transfer ended, in words for an operator."""
+
+    COMPLETE = "complete"
+    CLIENT_LEFT = "client closed the connection"
+    CLIENT_ERROR = "client reported an error"
+    CLIENT_SILENT = "client fell silent"
+    OPTIONS_REFUSED = "client refused our options"
+    REPLACED = "client asked again"
+    FILE_ERROR = "file could not be read to its end"
+    SERVER_STOPPED = "server was stopped"
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether a healthy machine ends transfers like this (probing, asking again)."""
+        return self in (End.COMPLETE, End.OPTIONS_REFUSED, End.REPLACED)
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """One answer on its way to one client. Sizes in bytes, times in seconds of the ledger's clock.
+
+    ``total`` is what this answer owes (for a range: the range's length), ``sent`` what the
+    client is known or believed to have got, as precisely as the door can tell.
+    """
+
+    ledger: Ledger
+    protocol: str
+    client: str
+    machine: str | None
+    name: str
+    total: int
+    started: float
+    sent: int = 0
+    details: dict[str, int] = field(default_factory=dict)
+
+    def close(self, end: End, reason: str = "") -> None:
+        """End the transfer; a second call is ignored, the first verdict stands."""
+        self.ledger._close(self, end, reason)
+
+
+class Ledger:
+    """The transfers in flight. One for the whole process.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._live: set[Transfer] = set()
+
+    @property
+    def live(self) -> frozenset[Transfer]:
+        """The transfers in flight now."""
+        return frozenset(self._live)
+
+    def open(
+        self, *, protocol: str, client: str, machine: str | None, name: str, total: int
+    ) -> Transfer:
+        """Start an entry. ``client`` is an address, ``machine`` what we know it as, if we do."""
+        transfer = Transfer(self, protocol, client, machine, name, total, self._clock())
+        self._live.add(transfer)
+        return transfer
+
+    def _close(self, transfer: Transfer, end: End, reason: str) -> None:
+        if transfer not in self._live:
+            return
+        self._live.remove(transfer)
+        who = printable(transfer.client)
+        if transfer.machine:
+            who += f" ({printable(transfer.machine)})"
+        more = "".join(f", {count} {what}" for what, count in transfer.details.items() if count)
+        logger.log(
+            logging.INFO if end.is_normal else logging.WARNING,
+            "%s %s %s %d of %d bytes in %.1f s%s: %s%s",
+            transfer.protocol,
+            who,
+            as_word(transfer.name),
+            transfer.sent,
+            transfer.total,
+            self._clock() - transfer.started,
+            more,
+            end.value,
+            f" ({printable(reason)})" if reason else "",
+        )

@@ -1,0 +1,29 @@
+"""Untrusted text on its way to a log or a terminal."""
+
+from __future__ import annotations
+
+_LONGEST = 200
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with everything but printable characters escaped, and bounded in length.
+
+    File names, host names and DHCP options come from the network: a newline would forge a log
+    line, an escape sequence would drive the terminal of whoever reads it, a bidirectional mark
+    would turn it round. Backslashes are doubled, so that an escape cannot be imitated.
+    """
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST] + "…"
+    return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in text)
+
+
+def as_word(text: str) -> str:
+    """The same as one word: in quotes if it has blanks, lest it imitate the rest of its line."""
+    text = printable(text)
+    if " " not in text and '"' not in text:
+        return text
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -1,0 +1,131 @@
+"""What every test may rely on: a clean environment, and that nothing is skipped unseen in CI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+_NOBODY = 65534
+_NO_SKIP = "BOOTSERVE_NO_SKIP"
+_skipped = pytest.StashKey[list[str]]()
+
+# Imported before the privileges go: a checkout in root's home is out of reach afterwards.
+_GIVE_UP_ROOT = f"""
+import json, os, socket, sys
+from pathlib import Path
+import bootserve.cli
+from bootserve.catalog.assets import AssetError, Assets
+from bootserve.http.listener import open_listener
+from bootserve.endpoint import Endpoint
+from bootserve.sockets import ListenError, open_endpoint
+if os.geteuid() == 0:
+    try:
+        os.setgroups([])
+        os.setresgid({_NOBODY}, {_NOBODY}, {_NOBODY})
+        os.setresuid({_NOBODY}, {_NOBODY}, {_NOBODY})
+    except OSError as error:
+        sys.exit(f"cannot give up root: {{error}}")
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_skipped] = []
+
+
+def _note_skip(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        config.stash[_skipped].append(f"{report.nodeid}: {reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _note_skip(item.config, report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _note_skip(collector.config, report)
+    return report
+
+
+def _forbidden_skips(config: pytest.Config) -> list[str]:
+    return config.stash[_skipped] if os.environ.get(_NO_SKIP, "") not in ("", "0") else []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _forbidden_skips(session.config) and session.exitstatus in (
+        pytest.ExitCode.OK,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    ):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    forbidden = _forbidden_skips(config)
+    if forbidden:
+        terminalreporter.section(f"skipped although {_NO_SKIP} is set", red=True)
+        for line in forbidden:
+            terminalreporter.line(line)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("BOOTSERVE_") and name != _NO_SKIP:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def public_dir() -> Iterator[Path]:
+    """A directory that other users reach, too; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory(prefix="bootserve-test-") as name:
+        path = Path(name).resolve()
+        path.chmod(0o755)
+        yield path
+
+
+class Unprivileged(Protocol):
+    def __call__(
+        self, code: str, *args: str | Path, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture
+def unprivileged() -> Unprivileged:
+    """Run Python code as somebody who may neither read everything nor use low ports."""
+
+    def run(
+        code: str, *args: str | Path, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        done = subprocess.run(
+            [sys.executable, "-c", _GIVE_UP_ROOT + code, *map(str, args)],
+            env={**os.environ, "PYTHONPATH": path},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if "cannot give up root" in done.stderr:
+            pytest.skip(done.stderr.strip())
+        return done
+
+    return run

@@ -1,0 +1,1 @@
+"""The pasted texts, judged by the DHCP servers that they are for."""

@@ -1,0 +1,189 @@
+"""What happens on the wire: slow, half-closed, vanishing and impatient clients."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import socket
+import struct
+import termios
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from tests.http.conftest import DEADLINE, Door, eventually, read_response, read_to_end
+
+BIG = os.urandom(1 << 20) * 24
+GET = "GET /boot/i386/initramfs HTTP/1.1\nHost: x\n\n"
+
+
+@pytest.fixture(autouse=True)
+def big_file(door: Door) -> None:
+    (door.root / "i386").mkdir()
+    (door.root / "i386" / "initramfs").write_bytes(BIG)
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """The lines that the ledger has written so far."""
+    caplog.set_level(logging.INFO, "bootserve.transfer")
+
+    class Lines(list[str]):
+        pass
+
+    found = Lines()
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("bootserve.transfer")
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+
+
+def queued_here(client: socket.socket) -> int:
+    """Bytes that have arrived at the client and that it has not read (tcp(7), SIOCINQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(client, termios.FIONREAD, bytes(4)))[0])
+
+
+async def test_a_download_is_exact_and_leaves_one_line(door: Door, lines: list[str]) -> None:
+    with await door.request(GET) as client:
+        head, body = await read_response(client)
+        assert body == BIG
+        assert "transfer-encoding" not in head.lower()
+        assert "content-encoding" not in head.lower()
+        await eventually(lambda: bool(lines))
+    [line] = lines
+    assert "127.0.0.1" in line
+    assert f"i386/initramfs {len(BIG)} of {len(BIG)} bytes" in line
+    assert line.endswith("complete")
+
+
+async def test_a_client_that_half_closes_gets_all_of_its_answer(
+    door: Door, lines: list[str]
+) -> None:
+    with await door.request(GET, half_close=True) as client:
+        data = await read_to_end(client)
+    assert data.endswith(BIG)
+    await eventually(lambda: bool(lines))
+    assert lines[0].endswith("complete")
+
+
+async def test_a_client_that_connects_and_closes_leaves_no_descriptor(door: Door) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with await door.request("", half_close=True) as client:
+            assert await read_to_end(client) == b""
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+async def test_a_stalled_client_costs_bounded_memory_and_is_not_cut(
+    door: Door, lines: list[str]
+) -> None:
+    """The server reads on only as the client does; how long that takes is the client's affair."""
+    with await door.request(GET, receive_buffer=4096) as client:
+        arrived = -1
+
+        async def has_stalled() -> bool:
+            nonlocal arrived
+            before, arrived = arrived, queued_here(client)
+            await anyio.sleep(0.1)
+            return arrived > 0 and before == arrived
+
+        await eventually(has_stalled)
+        [transfer] = door.ledger.live
+        kernel_buffer = 6 << 20
+        assert transfer.sent < len(BIG) // 2 + kernel_buffer
+        assert lines == []
+        _, body = await read_response(client)
+    assert body == BIG
+
+
+async def test_a_slow_client_loses_nothing_when_the_server_closes(
+    door: Door, lines: list[str]
+) -> None:
+    """HTTP/1.0: the server closes, and what the client sends meanwhile must not reset its tail."""
+    loop = asyncio.get_running_loop()
+    request = "GET /boot/i386/initramfs HTTP/1.0\nRange: bytes=0-999999\n\n"
+    with await door.request(request, receive_buffer=32768) as client:
+        await eventually(lambda: queued_here(client) > 0)
+        await loop.sock_sendall(client, b"something more\r\n" * 100)
+        data = await read_to_end(client)
+    assert data.endswith(BIG[:1000000])
+    await eventually(lambda: bool(lines))
+    assert "1000000 of 1000000 bytes" in lines[0]
+    assert lines[0].endswith("complete")
+
+
+async def test_a_client_that_leaves_is_reported_with_what_it_got(
+    door: Door, lines: list[str]
+) -> None:
+    with await door.request(GET, receive_buffer=4096) as client:
+        await asyncio.get_running_loop().sock_recv(client, 1000)
+    await eventually(lambda: bool(lines))
+    [line] = lines
+    assert "client closed the connection" in line
+    got = int(line.split("initramfs ")[1].split(" of ")[0])
+    assert 1000 - 512 < got < len(BIG)
+    assert door.ledger.live == frozenset()
+
+
+async def test_complete_is_said_only_when_the_client_has_everything(
+    door: Door, lines: list[str]
+) -> None:
+    """A megabyte disappears in the kernel's buffers at once; that is no delivery."""
+    request = "GET /boot/i386/initramfs HTTP/1.1\nHost: x\nRange: bytes=0-999999\n\n"
+    with await door.request(request, receive_buffer=4096) as client:
+        await eventually(lambda: queued_here(client) > 0)
+        assert lines == []
+    await eventually(lambda: bool(lines))
+    assert "client closed the connection" in lines[0]
+
+
+async def test_aborted_downloads_give_everything_back(door: Door, lines: list[str]) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        with await door.request(GET) as client:
+            await asyncio.get_running_loop().sock_recv(client, 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    await eventually(lambda: len(lines) == 50)
+    assert door.ledger.live == frozenset()
+
+
+async def test_one_connection_serves_many_requests_and_pipelining(door: Door) -> None:
+    part = "GET /boot/i386/initramfs HTTP/1.1\nHost: x\nRange: bytes={}-{}\n\n"
+    loop = asyncio.get_running_loop()
+    with await door.request(part.format(0, 99999)) as client:
+        assert (await read_response(client))[1] == BIG[:100000]
+        both = part.format(100000, 199999) + part.format(200000, 299999)
+        await loop.sock_sendall(client, both.replace("\n", "\r\n").encode())
+        data = b""
+        with anyio.fail_after(DEADLINE):
+            while BIG[200000:300000] not in data:
+                data += await loop.sock_recv(client, 1 << 20)
+        assert BIG[100000:200000] in data
+
+
+async def test_a_file_that_shrinks_ends_the_connection_and_is_reported(
+    door: Door, lines: list[str]
+) -> None:
+    with await door.request(GET, receive_buffer=4096) as client:
+        await eventually(lambda: queued_here(client) > 0)
+        os.truncate(door.root / "i386" / "initramfs", 100)
+        data = await read_to_end(client)
+    assert len(data) < len(BIG)
+    await eventually(lambda: bool(lines))
+    assert "file could not be read to its end" in lines[0]
+
+
+async def test_a_replaced_file_does_not_disturb_who_reads_the_old_one(door: Door) -> None:
+    with await door.request(GET, receive_buffer=4096) as client:
+        await eventually(lambda: queued_here(client) > 0)
+        (door.root / "new").write_bytes(b"another generation")
+        (door.root / "new").rename(door.root / "i386" / "initramfs")
+        assert (await read_response(client))[1] == BIG
+    with await door.request(GET) as client:
+        assert (await read_response(client))[1] == b"another generation"

@@ -1,0 +1,142 @@
+"""A delivery on a socket that has no room, and on ones whose peer is gone."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from bootserve.tftp.delivery import Delivery
+from bootserve.tftp.options import Terms
+from bootserve.tftp.quiet import QuietLog
+from bootserve.tftp.session import ReadSession
+from bootserve.watch.ledger import End, Ledger
+
+from .harness import DEADLINE, Body, RawClient
+
+CONTENT = random.Random(5).randbytes(40 * 512 + 5)
+
+
+class Reluctant(socket.socket):
+    """A socket that refuses every second datagram with one of the errors given, in turn."""
+
+    def __init__(self, *errors: int) -> None:
+        super().__init__(socket.AF_INET, socket.SOCK_DGRAM)
+        self.setblocking(False)
+        self.errors = list(errors)
+        self.refused = 0
+        self._is_willing = False
+
+    def send(self, *args: Any) -> int:
+        self._is_willing = not self._is_willing
+        if self._is_willing or not self.errors:
+            return super().send(*args)
+        self.refused += 1
+        number = self.errors.pop(0)
+        raise OSError(number, "refused by the test")
+
+
+@contextmanager
+def delivered(
+    tasks: anyio.abc.TaskGroup, sock: socket.socket, body: Body, terms: Terms
+) -> Iterator[tuple[RawClient, anyio.Event, Ledger]]:
+    ledger = Ledger()
+    ended = anyio.Event()
+    sock.bind(("127.0.0.1", 0))
+    with RawClient(sock.getsockname()) as client:
+        sock.connect(client._sock.getsockname())
+        delivery = Delivery(
+            sock=sock,
+            source=body,
+            blksize=terms.blksize,
+            session=ReadSession(size=body.size, terms=terms, now=anyio.current_time()),
+            entry=ledger.open(
+                protocol="tftp", client="test", machine=None, name="f", total=body.size
+            ),
+            spawn=lambda task: tasks.start_soon(task),
+            on_end=ended.set,
+            quiet=QuietLog(logging.getLogger("bootserve.tftp")),
+        )
+        delivery.start()
+        yield client, ended, ledger
+        delivery.stop(End.SERVER_STOPPED)
+    assert not ledger.live
+    assert body.closed == 1
+
+
+@pytest.mark.parametrize("is_cold", [True, False])
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS, errno.ENETUNREACH])
+async def test_what_the_socket_does_not_take_comes_later(number: int, is_cold: bool) -> None:
+    terms = Terms(512, 8, None, (("windowsize", "8"),))
+    sock = Reluctant(*[number] * 2)
+    body = Body("f", CONTENT, is_cold=is_cold)
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as tasks:
+            with delivered(tasks, sock, body, terms) as (client, ended, _):
+                assert (await client.receive())[:2] == b"\0\6"
+                client.ack(0)
+                assert await client.rest(await client.receive(), windowsize=8) == CONTENT
+                await ended.wait()
+    assert sock.refused == 2
+
+
+async def test_a_full_buffer_is_waited_for_and_costs_no_retransmission(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    # The client asked for a timeout of 255 s: were anything lost, this test would hang.
+    terms = Terms(512, 8, 255, (("windowsize", "8"),))
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as tasks:
+            sock = Reluctant(*[errno.EAGAIN] * 30)
+            with delivered(tasks, sock, Body("f", CONTENT), terms) as (client, ended, _):
+                await client.receive()
+                client.ack(0)
+                assert await client.rest(await client.receive(), windowsize=8) == CONTENT
+                await ended.wait()
+    assert caplog.messages[0].endswith("complete")
+    assert "sent again" not in caplog.text
+
+
+async def test_one_refused_datagram_is_no_end() -> None:
+    # ECONNREFUSED from send() is about an earlier datagram: this one must still go out.
+    terms = Terms(512, 4, 255, (("windowsize", "4"),))
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as tasks:
+            sock = Reluctant(*[errno.ECONNREFUSED] * 2)
+            with delivered(tasks, sock, Body("f", CONTENT), terms) as (client, ended, _):
+                await client.receive()
+                client.ack(0)
+                assert await client.rest(await client.receive(), windowsize=4) == CONTENT
+                await ended.wait()
+    assert sock.refused == 2
+
+
+async def test_stopping_twice_gives_everything_back_once() -> None:
+    body = Body("f", CONTENT)
+    async with anyio.create_task_group() as tasks:
+        sock = Reluctant()
+        with delivered(tasks, sock, body, Terms()) as (_, ended, ledger):
+            assert len(ledger.live) == 1
+            for _ in range(2):
+                sock_is_open = sock.fileno() >= 0
+                assert sock_is_open != ended.is_set()
+    assert sock.fileno() < 0
+
+
+def test_a_flood_of_lines_is_bounded_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    quiet = QuietLog(logging.getLogger("test"), most=3, period=10.0, clock=lambda: now)
+    for _ in range(100):
+        quiet.log(logging.WARNING, "line")
+    assert caplog.messages == ["line"] * 3
+    now = 10.0
+    quiet.log(logging.WARNING, "line")
+    assert caplog.messages == [*["line"] * 3, "left out 97 lines like those before", "line"]

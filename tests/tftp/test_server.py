@@ -1,0 +1,568 @@
+"""The server on real sockets, datagram by datagram."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+
+import anyio
+import pytest
+
+from bootserve.catalog.assets import READ_SIZE, AssetForbidden, Assets, Source
+from bootserve.tftp.netascii import NetasciiRefused, NetasciiTexts, encode
+from bootserve.tftp.packet import Error, ErrorCode, parse
+from bootserve.tftp.server import TftpRequestInfo
+
+from .harness import Body, RawClient, Shelf, serving
+
+SMALL = b"#!ipxe\nshell\n"
+LARGE = random.Random(3).randbytes(3 * READ_SIZE + 77)
+
+
+def error(datagram: bytes) -> Error:
+    packet = parse(datagram)
+    assert isinstance(packet, Error)
+    return packet
+
+
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
+async def test_a_file_on_both_families(family: socket.AddressFamily, host: str) -> None:
+    shelf = Shelf(script=SMALL, large=LARGE)
+    async with serving(shelf, family=family, host=host) as running:
+        with RawClient(running.address) as client:
+            assert await client.fetch("script") == SMALL
+            assert client.transfer[0] == host
+            assert client.transfer[1] != running.port
+            assert await client.fetch("large") == LARGE
+        await running.drained()
+    shelf.assert_all_closed_once()
+
+
+@pytest.mark.parametrize("asked", ["127.0.0.1", "127.0.0.2", "127.9.8.7"])
+async def test_the_answer_comes_from_the_address_that_was_asked(asked: str) -> None:
+    shelf = Shelf(script=SMALL)
+    async with serving(shelf, host=None) as running:
+        with RawClient((asked, running.port), host="127.0.0.1") as client:
+            assert await client.fetch("script") == SMALL
+            assert client.transfer[0] == asked
+            client.ask_for("missing")
+            assert error(await client.receive()).code == ErrorCode.FILE_NOT_FOUND
+            assert client.transfer == (asked, running.port)
+    assert {info.local for info in shelf.asked} == {asked}
+    assert {info.client for info in shelf.asked} == {"127.0.0.1"}
+
+
+async def test_a_wildcard_socket_for_ipv6_answers_too() -> None:
+    async with serving(Shelf(script=SMALL), host=None, family=socket.AF_INET6) as running:
+        with RawClient(("::1", running.port)) as client:
+            assert await client.fetch("script") == SMALL
+            client.ask_for("missing")
+            assert error(await client.receive()).code == ErrorCode.FILE_NOT_FOUND
+
+
+async def test_options_and_windows() -> None:
+    async with serving(Shelf(large=LARGE)) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large", "BLKSIZE", "1428", "tsize", "0", "windowsize", "16", "x", "y")
+            oack = b"\0\6BLKSIZE\x001428\0tsize\0%d\0windowsize\x0016\0" % len(LARGE)
+            assert await client.receive() == oack
+            client.ack(0)
+            first = await client.receive()
+            assert await client.rest(first, blksize=1428, windowsize=16) == LARGE
+
+
+async def test_large_blocks_in_small_windows() -> None:
+    async with serving(Shelf(large=LARGE)) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large", "blksize", "65464", "windowsize", "64")
+            assert await client.receive() == b"\0\6blksize\x0065464\0windowsize\x002\0"
+            client.ack(0)
+            first = await client.receive()
+            assert await client.rest(first, blksize=65464, windowsize=2) == LARGE
+
+
+async def test_ovmf_refuses_the_oack_and_asks_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    shelf = Shelf(large=LARGE)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large", "tsize", "0", "blksize", "1468", "windowsize", "4")
+            assert (await client.receive())[:2] == b"\0\6"
+            client.send(b"\0\5\0\x08User aborted the transfer\0")
+            client.ask_for("large", "blksize", "1468", "windowsize", "4")
+            oack = b"\0\6blksize\x001468\0windowsize\x004\0"
+            while await client.receive() != oack:
+                pass
+            client.ack(0)
+            first = await client.receive()
+            assert await client.rest(first, blksize=1468, windowsize=4) == LARGE
+        await running.drained()
+    shelf.assert_all_closed_once()
+    ends = [record.getMessage() for record in caplog.records]
+    assert len(ends) == 2
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
+    assert ends[1].endswith("complete")
+
+
+async def test_an_upload_is_refused() -> None:
+    async with serving(Shelf(script=SMALL)) as running:
+        with RawClient(running.address) as client:
+            client.ask(b"\0\2script\0octet\0")
+            assert await client.receive() == b"\0\5\0\2this server is read-only\0"
+
+
+@pytest.mark.parametrize("mode", ["mail", "binary", "octets"])
+async def test_other_modes_are_refused(mode: str) -> None:
+    async with serving(Shelf(script=SMALL)) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("script", mode=mode)
+            assert error(await client.receive()).code == ErrorCode.ILLEGAL_OPERATION
+
+
+async def test_what_cannot_be_opened(tmp_path: object) -> None:
+    failures = {
+        "forbidden": (AssetForbidden("forbidden", "leads out"), ErrorCode.ACCESS_VIOLATION),
+        "broken": (OSError(5, "Input/output error"), ErrorCode.NOT_DEFINED),
+        "defect": (ZeroDivisionError(), ErrorCode.NOT_DEFINED),
+    }
+
+    async def opener(info: TftpRequestInfo) -> Source:
+        raise failures[info.name][0]
+
+    async with serving(opener) as running:
+        with RawClient(running.address) as client:
+            for name, (_, code) in failures.items():
+                client.ask_for(name)
+                assert error(await client.receive()).code == code
+        await running.drained()
+
+
+async def test_a_directory_is_not_found(tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("assets")
+    (root / "x86_64").mkdir()
+    (root / "x86_64" / "größe").write_bytes(SMALL)
+    assets = Assets([root])
+    async with serving(lambda info: assets.open(info.name)) as running:
+        with RawClient(running.address) as client:
+            for name in ("x86_64", "x86_64/", "/", "", "..", "../../etc/passwd", "a" * 400):
+                client.ask_for(name)
+                assert error(await client.receive()).code == ErrorCode.FILE_NOT_FOUND
+            client.ask(b"\0\1gr\xf6\xdfe\0octet\0")
+            assert error(await client.receive()).code == ErrorCode.FILE_NOT_FOUND
+            assert await client.fetch("x86_64/größe") == SMALL
+
+
+MALFORMED = [
+    b"\0\0",
+    b"\0\1",
+    b"\0\1script",
+    b"\0\1script\0",
+    b"\0\1script\0\xff\0",
+    b"\0\2script",
+    b"\xff\xff\xff\xff",
+    b"\0\1" + b"a" * 5000 + b"\0octet\0",
+]
+SILENT = [
+    b"",
+    b"\0",
+    b"\0\3\0\1data",
+    b"\0\4\0\1",
+    b"\0\4",
+    b"\0\5\0\0error\0",
+    b"\0\5",
+    b"\0\6blksize\x008\0",
+]
+
+
+async def test_malformed_datagrams_get_an_error_and_harm_nobody() -> None:
+    async with serving(Shelf(script=SMALL)) as running:
+        with RawClient(running.address) as client:
+            for datagram in MALFORMED:
+                client.ask(datagram)
+                assert await client.receive() == b"\0\5\0\4malformed packet\0", datagram
+            assert await client.fetch("script") == SMALL
+
+
+async def test_what_belongs_to_no_transfer_gets_no_answer() -> None:
+    async with serving(Shelf(script=SMALL)) as running:
+        with RawClient(running.address) as client:
+            for datagram in SILENT:
+                client.ask(datagram)
+            # An answer to one of those would come before this one's.
+            assert await client.fetch("script") == SMALL
+
+
+async def test_a_flood_of_malformed_datagrams_is_no_flood_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with serving(Shelf(script=SMALL)) as running:
+        with RawClient(running.address) as client:
+            for _ in range(20):
+                for _ in range(25):
+                    client.ask(b"\0\1\x1b[31m")
+                for _ in range(25):
+                    await client.receive()
+            assert await client.fetch("script") == SMALL
+        await running.drained()
+    lines = [record for record in caplog.records if "malformed" in record.getMessage()]
+    assert 1 <= len(lines) <= 50
+    assert "\x1b" not in caplog.text
+
+
+async def test_noise_on_the_transfers_port_is_ignored() -> None:
+    async with serving(Shelf(large=LARGE)) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large", "blksize", "1428")
+            await client.receive()
+            for noise in (*MALFORMED, b"\0\3\0\1data", b"\0\6x\0y\0", b"\0\4\0\7", b"\0"):
+                client.send(noise)
+            client.ack(0)
+            assert await client.rest(await client.receive(), blksize=1428) == LARGE
+
+
+async def test_refused_names_are_harmless_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with serving(Shelf()) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("x\nforged line\x1b[31m")
+            assert error(await client.receive()).code == ErrorCode.FILE_NOT_FOUND
+        await running.drained()
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert record.getMessage() == (
+        r'tftp 127.0.0.1 "x\nforged line\x1b[31m" refused: is not on the shelf'
+    )
+
+
+async def test_three_hundred_at_once() -> None:
+    body = LARGE[:50_000]
+    shelf = Shelf(kernel=body)
+    async with serving(shelf) as running:
+        clients = [RawClient(running.address) for _ in range(300)]
+        found: list[bytes] = []
+
+        async def download(client: RawClient) -> None:
+            first = await client.receive()
+            assert first == b"\0\6blksize\x001428\0windowsize\x004\0"
+            client.ack(0)
+            first = await client.receive()
+            found.append(await client.rest(first, blksize=1428, windowsize=4))
+
+        for client in clients:
+            client.ask_for("kernel", "blksize", "1428", "windowsize", "4")
+        async with anyio.create_task_group() as tasks:
+            for client in clients:
+                tasks.start_soon(download, client)
+        for client in clients:
+            client._sock.close()
+        assert found == [body] * 300
+        await running.drained()
+    assert len(shelf.opened) == 300
+    shelf.assert_all_closed_once()
+
+
+async def test_too_many_at_once_are_told_so() -> None:
+    async with serving(Shelf(large=LARGE), max_sessions=2) as running:
+        clients = [RawClient(running.address) for _ in range(3)]
+        for client in clients[:2]:
+            client.ask_for("large", "blksize", "1428")
+            assert (await client.receive())[:2] == b"\0\6"
+        assert running.server.sessions == 2
+        clients[2].ask_for("large")
+        assert error(await clients[2].receive()).message.startswith("server busy")
+        for client in clients[:2]:
+            client.ack(0)
+            assert await client.rest(await client.receive(), blksize=1428) == LARGE
+        await running.drained()
+        for client in clients:
+            client._sock.close()
+
+
+async def test_the_same_request_again_before_an_ack_is_the_same_transfer() -> None:
+    shelf = Shelf(large=LARGE)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            for _ in range(5):
+                client.ask_for("large", "blksize", "1428")
+            assert (await client.receive())[:2] == b"\0\6"
+            port = client.transfer
+            for _ in range(5):
+                client.ask_for("large", "blksize", "1428")
+            # Only when these have been read is the ACK sent: another port shows it.
+            with RawClient(running.address) as other:
+                other.ask_for("missing")
+                await other.receive()
+            client.ack(0)
+            assert await client.rest(await client.receive(), blksize=1428) == LARGE
+            assert client.transfer == port
+        await running.drained()
+    assert len(shelf.opened) == 1
+
+
+async def test_another_request_from_the_same_port_replaces_the_transfer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    shelf = Shelf(large=LARGE, script=SMALL)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large", "blksize", "1428")
+            await client.receive()
+            client.ask_for("script")
+            assert await client.rest(await client.receive()) == SMALL
+            # After progress the same request, too, is a new beginning.
+            client.ask_for("large")
+            assert (await client.receive())[:4] == b"\0\3\0\1"
+            client.ack(1)
+            assert (await client.receive())[:4] == b"\0\3\0\2"
+            assert await client.fetch("large") == LARGE
+        await running.drained()
+    shelf.assert_all_closed_once()
+    assert caplog.text.count("client asked again") == 2
+
+
+async def test_a_request_that_is_replaced_while_its_file_is_opened() -> None:
+    gates = {"slow": asyncio.Event(), "fast": asyncio.Event()}
+    gates["fast"].set()
+    opened: list[Body] = []
+
+    async def opener(info: TftpRequestInfo) -> Source:
+        await gates[info.name].wait()
+        opened.append(Body(info.name, SMALL + info.name.encode()))
+        return opened[-1]
+
+    async with serving(opener) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("slow")
+            client.ask_for("fast", "tsize", "0")
+            assert (await client.receive())[:2] == b"\0\6"
+            gates["slow"].set()
+            with RawClient(running.address) as other:
+                other.ask_for("fast")
+                first = await other.receive()
+                # What was replaced has ended by now, and taken nothing of its successor along.
+                assert [body.name for body in opened if body.closed] == ["slow"]
+                assert running.server.sessions == 2
+                assert await other.rest(first) == SMALL + b"fast"
+            client.ack(0)
+            assert await client.rest(await client.receive()) == SMALL + b"fast"
+        await running.drained()
+    assert sorted(body.name for body in opened) == ["fast", "fast", "slow"]
+    assert [body.closed for body in opened] == [1, 1, 1]
+
+
+async def test_requests_that_replace_each_other_are_bounded_too() -> None:
+    gate = asyncio.Event()
+
+    async def opener(info: TftpRequestInfo) -> Source:
+        await gate.wait()
+        return Body(info.name, info.name.encode())
+
+    async with serving(opener, max_sessions=2) as running:
+        with RawClient(running.address) as client:
+            for name in ("first", "second", "third"):
+                client.ask_for(name)
+            assert error(await client.receive()).message.startswith("server busy")
+            gate.set()
+        await running.drained()
+
+
+async def test_a_cold_file_is_read_ahead() -> None:
+    shelf = Shelf()
+    shelf.makers["cold"] = lambda: Body("cold", LARGE, is_cold=True)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("cold", "blksize", "1428", "windowsize", "8")
+            await client.receive()
+            client.ack(0)
+            first = await client.receive()
+            assert await client.rest(first, blksize=1428, windowsize=8) == LARGE
+        await running.drained()
+    (body,) = shelf.opened
+    assert body.closed == 1
+    assert len(body.reads) <= len(LARGE) // READ_SIZE + 2
+
+
+async def test_acks_that_come_while_the_disk_is_waited_for() -> None:
+    gate = asyncio.Event()
+    shelf = Shelf()
+    shelf.makers["cold"] = lambda: Body("cold", LARGE, is_cold=True, gate=gate)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("cold", "blksize", "1428")
+            await client.receive()
+            for _ in range(3):
+                client.ack(0)
+            gate.set()
+            assert await client.rest(await client.receive(), blksize=1428) == LARGE
+        await running.drained()
+
+
+async def test_a_client_that_goes_while_the_disk_is_waited_for() -> None:
+    gate = asyncio.Event()
+    shelf = Shelf(script=SMALL)
+    cold = Body("cold", LARGE, is_cold=True, gate=gate)
+    shelf.makers["cold"] = lambda: cold
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("cold")
+            await cold.is_read.wait()
+            client.ask_for("script")
+            assert await client.rest(await client.receive()) == SMALL
+        assert not cold.closed  # somebody is reading it
+        gate.set()
+        await running.drained()
+    shelf.assert_all_closed_once()
+
+
+@pytest.mark.parametrize("is_cold", [True, False])
+@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), ZeroDivisionError()])
+async def test_a_file_that_fails_ends_its_transfer_only(
+    caplog: pytest.LogCaptureFixture, failure: Exception, is_cold: bool
+) -> None:
+    shelf = Shelf(script=SMALL)
+    shelf.makers["bad"] = lambda: Body("bad", LARGE, is_cold=is_cold, failure=failure)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("bad")
+            assert await client.receive() == b"\0\5\0\0the server could not read the file\0"
+            assert await client.fetch("script") == SMALL
+        await running.drained()
+    shelf.assert_all_closed_once()
+    assert "file could not be read to its end" in caplog.text
+    assert ("Traceback" in caplog.text) == isinstance(failure, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("is_cold", [True, False])
+async def test_a_file_that_shrinks(caplog: pytest.LogCaptureFixture, is_cold: bool) -> None:
+    shelf = Shelf()
+    shelf.makers["bad"] = lambda: Body("bad", SMALL, is_cold=is_cold, claims=5000)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("bad")
+            assert error(await client.receive()).code == ErrorCode.NOT_DEFINED
+        await running.drained()
+    shelf.assert_all_closed_once()
+    assert "became shorter" in caplog.text
+
+
+async def test_a_client_that_closes_its_port(caplog: pytest.LogCaptureFixture) -> None:
+    shelf = Shelf(large=LARGE)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large", "blksize", "1428", "windowsize", "64")
+            await client.receive()
+            client.ack(0)
+            await client.receive()
+        await running.drained()
+    shelf.assert_all_closed_once()
+    assert "client closed the connection (its port is closed)" in caplog.text
+
+
+async def test_a_client_that_falls_silent(caplog: pytest.LogCaptureFixture) -> None:
+    shelf = Shelf(large=LARGE)
+    async with serving(shelf, patience=0.1) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large")
+            await client.receive()
+            await running.drained()
+    shelf.assert_all_closed_once()
+    assert "client fell silent" in caplog.text
+
+
+async def test_a_client_that_reports_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(Shelf(large=LARGE)) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large")
+            await client.receive()
+            client.send(b"\0\5\0\3disk\nfull\0")
+            await running.drained()
+    assert r"client reported an error (code 3: disk\nfull)" in caplog.text
+
+
+async def test_draining_finishes_what_was_begun_and_takes_nothing_new() -> None:
+    shelf = Shelf(large=LARGE)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client, RawClient(running.address) as late:
+            client.ask_for("large", "blksize", "1428")
+            await client.receive()
+            running.server.drain()
+            late.ask_for("large")
+            client.ack(0)
+            assert await client.rest(await client.receive(), blksize=1428) == LARGE
+            await running.returned.wait()
+    assert len(shelf.opened) == 1
+    shelf.assert_all_closed_once()
+
+
+async def test_an_idle_server_is_drained_at_once() -> None:
+    async with serving(Shelf()) as running:
+        await running.drained()
+
+
+async def test_a_cancelled_server_tells_its_clients(caplog: pytest.LogCaptureFixture) -> None:
+    shelf = Shelf(large=LARGE)
+    shelf.makers["cold"] = lambda: Body("cold", LARGE, is_cold=True, gate=asyncio.Event())
+    async with serving(shelf) as running:
+        client, cold = RawClient(running.address), RawClient(running.address)
+        cold.ask_for("cold")
+        client.ask_for("large")
+        await client.receive()
+    with client, cold:
+        for stopped in (client, cold):
+            assert await stopped.receive() == b"\0\5\0\0the server was stopped\0"
+    assert not running.ledger.live
+    shelf.assert_all_closed_once()
+    assert caplog.text.count("server was stopped") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "wire"),
+    [
+        (b"", b""),
+        (b"a\nb\n", b"a\r\nb\r\n"),
+        (b"a\rb", b"a\r\0b"),
+        (b"a\r\nb", b"a\r\0\r\nb"),
+    ],
+)
+async def test_netascii(text: bytes, wire: bytes) -> None:
+    assert encode(text) == wire
+    shelf = Shelf(text=text)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("text", "tsize", "0", mode="NetASCII")
+            assert await client.rest(await client.receive()) == wire
+        await running.drained()
+    shelf.assert_all_closed_once()
+
+
+async def test_netascii_of_something_huge_is_refused() -> None:
+    shelf = Shelf()
+    shelf.makers["huge"] = lambda: Body("huge", b"", claims=16 * 1024 * 1024 + 1)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("huge", mode="netascii")
+            found = error(await client.receive())
+    assert found == Error(0, "over 16384 KiB there is no netascii: use octet mode")
+    shelf.assert_all_closed_once()
+
+
+async def test_the_memory_for_netascii_is_bounded_and_given_back() -> None:
+    texts = NetasciiTexts(largest=10, most=15)
+    first = await texts.convert(Body("a", b"x" * 10))
+    with pytest.raises(NetasciiRefused):
+        await texts.convert(Body("b", b"x" * 10))
+    first.close()
+    first.close()
+    with pytest.raises(OSError, match="broken"):
+        await texts.convert(Body("c", b"x" * 10, failure=OSError("broken")))
+    for _ in range(2):
+        (await texts.convert(Body("b", b"x" * 10))).close()
+    held = [await texts.convert(Body("d", b"x" * 5)) for _ in range(3)]
+    with pytest.raises(NetasciiRefused):
+        await texts.convert(Body("e", b"x"))
+    assert [source.size for source in held] == [5, 5, 5]

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from bootserve.watch.ledger import End, Ledger, Transfer
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> _Clock:
+    return _Clock()
+
+
+@pytest.fixture
+def ledger(clock: _Clock, caplog: pytest.LogCaptureFixture) -> Ledger:
+    caplog.set_level(logging.DEBUG, logger="bootserve.transfer")
+    return Ledger(clock)
+
+
+def _open(ledger: Ledger, name: str = "x86_64/vmlinuz", machine: str | None = None) -> Transfer:
+    return ledger.open(protocol="HTTP", client="192.0.2.9", machine=machine, name=name, total=2000)
+
+
+def test_the_line_of_a_transfer(
+    ledger: Ledger, clock: _Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    transfer = _open(ledger, machine="52:54:00:12:34:56")
+    assert caplog.messages == []
+    transfer.sent = 2000
+    clock.now += 12.34
+    transfer.close(End.COMPLETE)
+    assert caplog.messages == [
+        "HTTP 192.0.2.9 (52:54:00:12:34:56) x86_64/vmlinuz 2000 of 2000 bytes in 12.3 s: complete"
+    ]
+
+
+def test_the_line_of_one_that_broke_off(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    transfer = _open(ledger)
+    transfer.sent = 7
+    transfer.details = {"blocks sent again": 3, "duplicate ACKs": 0}
+    transfer.close(End.CLIENT_LEFT, "reset by peer")
+    assert caplog.messages == [
+        "HTTP 192.0.2.9 x86_64/vmlinuz 7 of 2000 bytes in 0.0 s, 3 blocks sent again:"
+        " client closed the connection (reset by peer)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("end", "level"),
+    [
+        (End.COMPLETE, logging.INFO),
+        (End.OPTIONS_REFUSED, logging.INFO),
+        (End.REPLACED, logging.INFO),
+        (End.CLIENT_LEFT, logging.WARNING),
+        (End.CLIENT_ERROR, logging.WARNING),
+        (End.CLIENT_SILENT, logging.WARNING),
+        (End.FILE_ERROR, logging.WARNING),
+        (End.SERVER_STOPPED, logging.WARNING),
+    ],
+)
+def test_what_a_healthy_machine_does_is_no_warning(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, end: End, level: int
+) -> None:
+    _open(ledger).close(end)
+    assert [record.levelno for record in caplog.records] == [level]
+    assert caplog.messages[0].endswith(f": {end.value}")
+
+
+def test_the_first_verdict_stands(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    transfer = _open(ledger)
+    transfer.close(End.CLIENT_SILENT)
+    transfer.close(End.COMPLETE, "too late")
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith(": client fell silent")
+
+
+def test_two_alike_are_two(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = _open(ledger), _open(ledger)
+    assert ledger.live == {one, two}
+    one.close(End.COMPLETE)
+    assert ledger.live == {two}
+    two.close(End.COMPLETE)
+    assert ledger.live == frozenset()
+    assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("a\nHTTP", r"a\nHTTP"),
+        ("a\x1b[2J", r"a\x1b[2J"),
+        ("a\u202eb", r"a\u202eb"),
+        ("a\ud800b", r"a\ud800b"),
+        ("a%s%d", "a%s%d"),
+    ],
+)
+def test_nothing_from_the_network_forges_a_line(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, hostile: str, shown: str
+) -> None:
+    ledger.open(protocol="TFTP", client=hostile, machine=hostile, name=hostile, total=1).close(
+        End.CLIENT_ERROR, hostile
+    )
+    (message,) = caplog.messages
+    assert message == (
+        f"TFTP {shown} ({shown}) {shown} 0 of 1 bytes in 0.0 s: client reported an error ({shown})"
+    )
+
+
+def test_a_name_with_blanks_cannot_imitate_the_rest_of_its_line(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = 'x" 5 of 5 bytes in 0.0 s: complete'
+    ledger.open(protocol="HTTP", client="a", machine=None, name=name, total=1).close(
+        End.CLIENT_LEFT
+    )
+    (message,) = caplog.messages
+    assert message.startswith(r'HTTP a "x\" 5 of 5 bytes in 0.0 s: complete" 0 of 1 bytes')

@@ -87,6 +87,9 @@ class FileAnswer:
                 return
             if end is End.COMPLETE and not await connection.delivered(begin + transfer.total):
                 end, reason = End.CLIENT_LEFT, "before it acknowledged everything"
+        except Exception:
+            end, reason = End.SERVER_ERROR, "see the traceback"
+            raise
         finally:
             if connection is not None:
                 transfer.sent = min(max(connection.acked() - begin, 0), transfer.total)

@@ -117,14 +117,13 @@ class Delivery:
             step()
         except OSError as error:
             # Sockets' errors are dealt with where they are used: this is the medium's.
-            self._fail(describe(error))
+            message = "the server could not read the file"
+            self.stop(End.FILE_ERROR, describe(error), message)
         except Exception as error:
             name = as_word(self._entry.name)
-            self._quiet.log(logging.ERROR, "tftp: a defect hit %s", name, error=error)
-            self._fail(f"internal error: {type(error).__name__}")
-
-    def _fail(self, reason: str) -> None:
-        self.stop(End.FILE_ERROR, reason, "the server could not read the file")
+            self._quiet.log(logging.ERROR, "TFTP: a defect hit %s", name, error=error)
+            message = "the server has failed"
+            self.stop(End.SERVER_ERROR, f"internal error: {type(error).__name__}", message)
 
     def _receive(self) -> None:
         for _ in range(_DATAGRAMS_PER_TURN):

@@ -182,12 +182,12 @@ class TftpServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._defects.log(logging.WARNING, "tftp: cannot receive: %s", error)
+                self._defects.log(logging.WARNING, "TFTP: cannot receive: %s", error)
                 return
             try:
                 self._take(sock, datagram, peer)
             except Exception as error:
-                self._defects.log(logging.ERROR, "tftp: a defect hit a request", error=error)
+                self._defects.log(logging.ERROR, "TFTP: a defect hit a request", error=error)
 
     def _take(self, sock: socket.socket, datagram: bytes, peer: Peer) -> None:
         if peer.client[1] == 0:
@@ -196,7 +196,7 @@ class TftpServer:
             packet = parse(datagram)
         except MalformedPacket as error:
             self._malformed.log(
-                logging.INFO, "tftp %s malformed packet: %s", printable(peer.client_host), error
+                logging.INFO, "TFTP %s malformed packet: %s", printable(peer.client_host), error
             )
             if error.opcode is not None and error.opcode not in _ANSWERS:
                 message = encode_error(ErrorCode.ILLEGAL_OPERATION, "malformed packet")
@@ -235,7 +235,7 @@ class TftpServer:
             if not talk.is_replaced:
                 self._refuse(sock, talk.request, peer, refusal)
         except Exception as error:
-            self._defects.log(logging.ERROR, "tftp: a defect hit a request", error=error)
+            self._defects.log(logging.ERROR, "TFTP: a defect hit a request", error=error)
             sockets.reply(sock, encode_error(ErrorCode.NOT_DEFINED, "internal error"), peer)
         finally:
             self._opening -= 1
@@ -259,7 +259,7 @@ class TftpServer:
             now = asyncio.get_running_loop().time()
             session = ReadSession(size=source.size, terms=terms, patience=self._patience, now=now)
             entry = self._ledger.open(
-                protocol="tftp",
+                protocol="TFTP",
                 client=peer.client_host,
                 machine=machine,
                 name=source.name,
@@ -304,7 +304,7 @@ class TftpServer:
     def _refuse(self, sock: socket.socket, request: Request, peer: Peer, refusal: _Refusal) -> None:
         who, name = printable(peer.client_host), as_word(request.name)
         reason = printable(refusal.reason)
-        self._refusals.log(logging.INFO, "tftp %s %s refused: %s", who, name, reason)
+        self._refusals.log(logging.INFO, "TFTP %s %s refused: %s", who, name, reason)
         sockets.reply(sock, encode_error(refusal.code, refusal.message), peer)
 
 

@@ -27,6 +27,7 @@ class End(StrEnum):
     OPTIONS_REFUSED = "client refused our options"
     REPLACED = "client asked again"
     FILE_ERROR = "file could not be read to its end"
+    SERVER_ERROR = "server failed"
     SERVER_STOPPED = "server was stopped"
 
     @property

@@ -234,7 +234,7 @@ async def test_refused_names_are_harmless_in_the_log(caplog: pytest.LogCaptureFi
     (record,) = caplog.records
     assert record.levelname == "INFO"
     assert record.getMessage() == (
-        r'tftp 127.0.0.1 "x\nforged line\x1b[31m" refused: is not on the shelf'
+        r'TFTP 127.0.0.1 "x\nforged line\x1b[31m" refused: is not on the shelf'
     )
 
 
@@ -420,20 +420,34 @@ async def test_a_client_that_goes_while_the_disk_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("is_cold", [True, False])
-@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), ZeroDivisionError()])
+@pytest.mark.parametrize(
+    ("failure", "message", "verdict"),
+    [
+        (
+            OSError(5, "Input/output error"),
+            b"the server could not read the file",
+            "file could not be read to its end",
+        ),
+        (ZeroDivisionError(), b"the server has failed", "server failed"),
+    ],
+)
 async def test_a_file_that_fails_ends_its_transfer_only(
-    caplog: pytest.LogCaptureFixture, failure: Exception, is_cold: bool
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+    message: bytes,
+    verdict: str,
+    is_cold: bool,
 ) -> None:
     shelf = Shelf(script=SMALL)
     shelf.makers["bad"] = lambda: Body("bad", LARGE, is_cold=is_cold, failure=failure)
     async with serving(shelf) as running:
         with RawClient(running.address) as client:
             client.ask_for("bad")
-            assert await client.receive() == b"\0\5\0\0the server could not read the file\0"
+            assert await client.receive() == b"\0\5\0\0" + message + b"\0"
             assert await client.fetch("script") == SMALL
         await running.drained()
     shelf.assert_all_closed_once()
-    assert "file could not be read to its end" in caplog.text
+    assert verdict in caplog.text
     assert ("Traceback" in caplog.text) == isinstance(failure, ZeroDivisionError)
 
 

@@ -41,7 +41,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 demo: $(VENV)/.run
-	@$(BIN)/python -m tests.real.demo
+	@$(BIN)/python -m tests.real.demo $(ARGS)
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -188,16 +188,15 @@ class Service:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in _numbered(signals):
                 if number == 0:
-                    live = len(self._ledger.live)
                     logger.info(
-                        "stopping: no new requests; %d transfers go on to their end"
+                        "stopping: no new requests; transfers that go on to their end: %d"
                         " (a second signal cuts them off)",
-                        live,
+                        len(self._ledger.live),
                     )
                     self._http.should_exit = True
                     self._tftp.drain()
                 else:
-                    logger.warning("stopped: %d transfers cut off", len(self._ledger.live))
+                    logger.warning("stopped; transfers cut off: %d", len(self._ledger.live))
                     self._was_cut = True
                     self._http.cut()
                     scope.cancel()

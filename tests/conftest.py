@@ -13,7 +13,7 @@ from typing import Protocol
 import pytest
 
 _NOBODY = 65534
-_NO_SKIP = "BOOTSERVE_NO_SKIP"
+_NO_SKIP = "NO_SKIP"
 _skipped = pytest.StashKey[list[str]]()
 
 # Imported before the privileges go: a checkout in root's home is out of reach afterwards.

@@ -70,7 +70,7 @@ def _run(
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir=."],
         cwd=directory,
-        env={**os.environ, "BOOTSERVE_NO_SKIP": no_skip, "PYTEST_ADDOPTS": ""},
+        env={**os.environ, "NO_SKIP": no_skip, "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         timeout=60,

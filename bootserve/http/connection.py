@@ -8,23 +8,62 @@ megabytes may still wait in the socket. Only acknowledgements count, and they ar
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import socket
 import struct
 import termios
 from collections.abc import Iterable
-from typing import Any, Final
+from enum import Enum, auto
+from typing import Any, Final, NamedTuple
 
 import anyio
 
-_BYTES_ACKED_OFFSET: Final = 120
-_TCP_INFO_LENGTH: Final = 128
+_TCP_INFO = struct.Struct("=BxBB 52x I 60x Q")
+"""``tcpi_state``, ``tcpi_retransmits``, ``tcpi_probes``, ``tcpi_last_ack_recv`` (milliseconds ago)
+and ``tcpi_bytes_acked``."""
+
 _TCP_CLOSE: Final = 7
 
 _FIRST_LOOK = 0.002
 _LONGEST_LOOK = 1.0
 """Seconds between two looks at a connection whose last bytes are on their way; no limit to how
 many looks there are."""
+
+TAIL_SILENCE = 60.0
+TAIL_UNANSWERED = 3
+"""When the process is about to leave: seconds without any ACK, and retransmissions or probes that
+nobody answered, after which a tail that is wholly in the kernel is left to the kernel, which goes
+on sending it. Both are needed: a paused client answers probes, but these may be minutes apart."""
+
+
+class Delivery(Enum):
+    """What became of the last byte of an answer."""
+
+    ACKNOWLEDGED = auto()
+    UNCONFIRMED = auto()
+    """The kernel was given all of it, and nobody is there to acknowledge the rest: an iPXE under
+    UEFI starts its kernel before its last ACKs are out."""
+    LOST = auto()
+    """The connection ended before the client had everything."""
+
+
+class _Facts(NamedTuple):
+    state: int
+    retransmits: int
+    probes: int
+    last_ack_ms: int
+    bytes_acked: int
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the kernel has given the connection up (reset, or timed out)."""
+        return self.state in (0, _TCP_CLOSE)
+
+    @property
+    def is_silent(self) -> bool:
+        unanswered = max(self.retransmits, self.probes)
+        return unanswered >= TAIL_UNANSWERED and self.last_ack_ms >= TAIL_SILENCE * 1000
 
 
 class Connection(asyncio.Transport):
@@ -45,14 +84,15 @@ class Connection(asyncio.Transport):
         self._linger: asyncio.TimerHandle | None = None
         self._acked = 0
         self._lost = asyncio.Event()
+        self._has_timed_out = False
+        self._is_leaving = False
 
     # --- facts -------------------------------------------------------------------------------
 
     def acked(self) -> int:
         """Bytes of the whole connection that the client has acknowledged."""
         if self._socket is not None and not self._lost.is_set():
-            count: int = struct.unpack_from("Q", self._tcp_info(), _BYTES_ACKED_OFFSET)[0]
-            self._acked = max(self._acked, count)
+            self._acked = max(self._acked, self._facts().bytes_acked)
         return self._acked
 
     def waiting(self) -> int:
@@ -65,33 +105,56 @@ class Connection(asyncio.Transport):
         """Where in the connection's stream the next byte written will stand, as `acked` counts."""
         return self.acked() + self.waiting()
 
-    async def delivered(self, position: int) -> bool:
+    async def delivered(self, position: int) -> Delivery:
         """Wait until the client has acknowledged everything before ``position``.
 
-        Takes as long as the client takes. Returns whether it did; if not, the connection is lost.
+        Takes as long as the client takes, or the kernel to give it up.
         """
         pause = _FIRST_LOOK
         while self.acked() < position:
-            if self._lost.is_set() or self._is_dead():
-                return False
+            if self._lost.is_set() or self._facts().is_dead:
+                return Delivery.UNCONFIRMED if self._timed_out() else Delivery.LOST
+            if self._is_left_to_the_kernel():
+                return Delivery.UNCONFIRMED
             with anyio.move_on_after(pause):
                 await self._lost.wait()
             pause = min(pause * 2, _LONGEST_LOOK)
-        return True
+        return Delivery.ACKNOWLEDGED
 
-    def connection_lost(self) -> None:
+    def leave(self) -> None:
+        """The process wants to end: from now on the kernel may be trusted with a silent tail."""
+        self._is_leaving = True
+
+    def connection_lost(self, error: Exception | None) -> None:
         """Keep the last facts; called while the socket is still open."""
         self.acked()
+        self._has_timed_out = isinstance(error, TimeoutError)
         self._lost.set()
         if self._linger is not None:
             self._linger.cancel()
 
-    def _tcp_info(self) -> bytes:
-        assert self._socket is not None
-        try:
-            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_LENGTH)
-        except OSError:
-            return bytes(_TCP_INFO_LENGTH)
+    def _facts(self) -> _Facts:
+        if self._socket is not None:
+            try:
+                info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+                return _Facts(*_TCP_INFO.unpack(info))
+            except (OSError, struct.error):
+                pass
+        return _Facts(0, 0, 0, 0, 0)
+
+    def _timed_out(self) -> bool:
+        """Whether the kernel gave a silent client up, after it had taken everything from us."""
+        if not self._lost.is_set() and self._socket is not None:
+            error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._has_timed_out |= error == errno.ETIMEDOUT
+        return self._has_timed_out and not self._transport.get_write_buffer_size()
+
+    def _is_left_to_the_kernel(self) -> bool:
+        return (
+            self._is_leaving
+            and not self._transport.get_write_buffer_size()
+            and self._facts().is_silent
+        )
 
     def _out_queue(self) -> int:
         assert self._socket is not None
@@ -100,10 +163,6 @@ class Connection(asyncio.Transport):
         except (OSError, ValueError):
             return 0
         return int(struct.unpack("i", answer)[0])
-
-    def _is_dead(self) -> bool:
-        """Whether the kernel has given the connection up (reset, or timed out)."""
-        return self._socket is None or self._tcp_info()[0] in (0, _TCP_CLOSE)
 
     # --- closing -----------------------------------------------------------------------------
 
@@ -121,7 +180,7 @@ class Connection(asyncio.Transport):
     def _look_again(self, pause: float) -> None:
         if self._lost.is_set():
             return
-        if self.waiting() == 0 or self._is_dead():
+        if self.waiting() == 0 or self._facts().is_dead or self._is_left_to_the_kernel():
             self._transport.close()
             return
         self._linger = self._loop.call_later(pause, self._look_again, min(pause * 2, _LONGEST_LOOK))

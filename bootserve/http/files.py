@@ -10,13 +10,20 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from bootserve.catalog.assets import READ_SIZE, Asset
-from bootserve.http.connection import Connection
+from bootserve.http.connection import Connection, Delivery
 from bootserve.http.preconditions import Answer, Validators, evaluate
 from bootserve.http.protocol import EXTENSION
 from bootserve.watch.ledger import End, Ledger, Transfer
 
 _CONTENT_TYPES = {".efi": "application/efi", ".ipxe": "text/plain; charset=utf-8"}
 """UEFI HTTP Boot judges an image by its name or by this type (UEFI 2.10, section 24.7.3.1)."""
+
+
+_VERDICTS = {
+    Delivery.ACKNOWLEDGED: (End.COMPLETE, ""),
+    Delivery.UNCONFIRMED: (End.UNCONFIRMED, "it may have booted before its last ACK"),
+    Delivery.LOST: (End.CLIENT_LEFT, "before it acknowledged everything"),
+}
 
 
 class FileAnswer:
@@ -85,8 +92,9 @@ class FileAnswer:
             end, reason = await self._stream(transfer, receive, send)
             if connection is None:
                 return
-            if end is End.COMPLETE and not await connection.delivered(begin + transfer.total):
-                end, reason = End.CLIENT_LEFT, "before it acknowledged everything"
+            if end is End.COMPLETE:
+                delivery = await connection.delivered(begin + transfer.total)
+                end, reason = _VERDICTS[delivery]
         except Exception:
             end, reason = End.SERVER_ERROR, "see the traceback"
             raise

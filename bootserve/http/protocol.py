@@ -3,7 +3,7 @@
 Everything that this project changes of uvicorn's internals is in this file. Names of uvicorn's
 that it relies on: ``connection_made``, ``connection_lost``, ``data_received``, ``eof_received``,
 ``on_message_begin``, ``timeout_keep_alive_handler``, ``cycle.response_complete``,
-``cycle.keep_alive``, ``timeout_keep_alive_task``.
+``cycle.keep_alive``, ``timeout_keep_alive_task``, ``shutdown``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class BootProtocol(HttpToolsProtocol):
         super().connection_made(self.connection)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connection.connection_lost()
+        self.connection.connection_lost(exc)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -56,6 +56,10 @@ class BootProtocol(HttpToolsProtocol):
             self.connection.close()
             return True
         return False
+
+    def shutdown(self) -> None:
+        self.connection.leave()
+        super().shutdown()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

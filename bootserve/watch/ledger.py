@@ -21,6 +21,7 @@ class End(StrEnum):
     """How a transfer ended, in words for an operator."""
 
     COMPLETE = "complete"
+    UNCONFIRMED = "sent in full, its end not acknowledged"
     CLIENT_LEFT = "client closed the connection"
     CLIENT_ERROR = "client reported an error"
     CLIENT_SILENT = "client fell silent"
@@ -33,7 +34,7 @@ class End(StrEnum):
     @property
     def is_normal(self) -> bool:
         """Whether a healthy machine ends transfers like this (probing, asking again)."""
-        return self in (End.COMPLETE, End.OPTIONS_REFUSED, End.REPLACED)
+        return self in (End.COMPLETE, End.UNCONFIRMED, End.OPTIONS_REFUSED, End.REPLACED)
 
 
 @dataclass(slots=True, eq=False)

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from bootserve.dhcp_config import DhcpServer
-
-from .lab import NETWORK, SERVER_LINK, program
+from tests.cable import LINK, NETWORK, Host
+from tests.needs import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from .lab import Network
 
 OLD_FILE: Final = b"old/pxelinux.0"
 OLD_SERVER: Final = "10.77.0.99"
@@ -31,7 +30,7 @@ FIRST, LAST = "10.77.0.100", "10.77.0.250"
 DNSMASQ: Final = f"""\
 port=0
 user=root
-interface={SERVER_LINK}
+interface={LINK}
 bind-interfaces
 no-ping
 leasefile-ro
@@ -53,7 +52,7 @@ subnet {NETWORK} netmask 255.255.255.0 {{
 """
 
 KEA: Final = f"""\
-"interfaces-config": {{ "interfaces": ["{SERVER_LINK}"], "dhcp-socket-type": "udp" }},
+"interfaces-config": {{ "interfaces": ["{LINK}"], "dhcp-socket-type": "udp" }},
 "lease-database": {{ "type": "memfile", "persist": false }},
 "subnet4": [ {{
   "id": 1,
@@ -91,7 +90,7 @@ def prepare(kind: DhcpServer, pasted: str, directory: Path) -> Program:
             leases = directory / "dhcpd.leases"
             leases.touch()
             base = [path, "-4", "-cf", conf, "-lf", str(leases)]
-            return Program([*base, "-t"], [*base, "-f", "-d", "--no-pid", SERVER_LINK], {})
+            return Program([*base, "-t"], [*base, "-f", "-d", "--no-pid", LINK], {})
         case DhcpServer.KEA:
             path = program("kea-dhcp4", "kea-dhcp4-server")
             config.write_text(f'{{ "Dhcp4": {{\n{KEA}{pasted}}} }}\n')
@@ -100,10 +99,10 @@ def prepare(kind: DhcpServer, pasted: str, directory: Path) -> Program:
             return Program([path, "-t", conf], [path, "-c", conf], places)
 
 
-def check_syntax(network: Network, server: Program) -> str:
+def check_syntax(host: Host, server: Program) -> str:
     """Let the server judge its configuration; what it has to say about it."""
     done = subprocess.run(
-        network.command(*server.check),
+        host.command(*server.check),
         env={**os.environ, **server.environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -115,11 +114,11 @@ def check_syntax(network: Network, server: Program) -> str:
 
 
 @contextmanager
-def running(network: Network, server: Program, log: Path) -> Iterator[Callable[[], None]]:
+def running(host: Host, server: Program, log: Path) -> Iterator[Callable[[], None]]:
     """The server, until the block ends; gives a function that fails when it has died."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            network.command(*server.serve),
+            host.command(*server.serve),
             env={**os.environ, **server.environment},
             stdin=subprocess.DEVNULL,
             stdout=output,

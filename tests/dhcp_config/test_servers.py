@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from bootserve.dhcp_config import BootFiles, DhcpServer, render
+from tests.cable import Cable
 
-from .lab import Network, RelayAgent
+from .lab import RelayAgent, relay_socket
 from .servers import OLD_FILE, OLD_SERVER, check_syntax, prepare, running
 
 if TYPE_CHECKING:
@@ -101,12 +102,12 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     directory = tmp_path_factory.mktemp(kind.value)
     text = render(kind, server=BOOTSERVE, http_url=URL, files=FILES)
     server = prepare(kind, text, directory)
-    with Network() as network:
-        check_syntax(network, server)
+    with Cable() as cable:
+        check_syntax(cable.server, server)
         log = directory / "log"
         with (
-            running(network, server, log) as check_server,
-            network.relay_socket() as endpoint,
+            running(cable.server, server, log) as check_server,
+            relay_socket(cable.client) as endpoint,
         ):
             yield Lab(kind, RelayAgent(endpoint, check_server))
 
@@ -182,7 +183,7 @@ def test_the_server_accepts_the_text_without_complaint(
         tftp_port=6969,
     )
     server = prepare(kind, text, tmp_path_factory.mktemp("syntax"))
-    with Network() as network:
-        said = check_syntax(network, server).lower()
+    with Cable() as cable:
+        said = check_syntax(cable.server, server).lower()
     assert "warn" not in said
     assert "error" not in said

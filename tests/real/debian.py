@@ -1,7 +1,7 @@
 """Kernels and busybox for the virtual machines, taken from Debian's packages.
 
 `python -m tests.real.debian [amd64|i386]...` fetches them once into a cache
-(.cache/real in the checkout, or $BOOTSERVE_TEST_CACHE); afterwards they are
+(.cache/real in the checkout, or $REAL_TEST_CACHE); afterwards they are
 reused without a network.
 
 It needs no privilege and leaves the host's apt alone: apt is run on a private
@@ -37,7 +37,7 @@ KERNEL_PACKAGES: dict[Architecture, str] = {
 }
 BUSYBOX_PACKAGE = "busybox-static"
 
-CACHE_VARIABLE = "BOOTSERVE_TEST_CACHE"
+CACHE_VARIABLE = "REAL_TEST_CACHE"
 # Read once, at import: tests run with the BOOTSERVE_ variables taken away.
 CACHE = Path(
     os.environ.get(CACHE_VARIABLE) or Path(__file__).resolve().parents[2] / ".cache" / "real"

@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 from tftpy.TftpClient import TftpClient
 
-from tests.real import needs
+from tests import needs
 
 from .harness import Address, Shelf, serving
 

@@ -3,7 +3,7 @@
 Everything that this project changes of uvicorn's internals is in this file. Names of uvicorn's
 that it relies on: ``connection_made``, ``connection_lost``, ``data_received``, ``eof_received``,
 ``on_message_begin``, ``timeout_keep_alive_handler``, ``cycle.response_complete``,
-``cycle.keep_alive``, ``timeout_keep_alive_task``, ``shutdown``.
+``cycle.keep_alive``, ``send_400_response``, ``timeout_keep_alive_task``, ``shutdown``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bootserve.http.connection import Connection
 from bootserve.http.listener import missing_options
+from bootserve.watch.quiet import QuietLog
 
 logger = logging.getLogger("bootserve.http")
 
@@ -23,13 +24,18 @@ EXTENSION = "bootserve.connection"
 """ASGI extension: ``scope["extensions"][EXTENSION]["connection"]`` is the `Connection`."""
 
 _reported: set[str] = set()
+_malformed = QuietLog(logger)
+# uvicorn writes an unbounded line of its own for each, without saying who sent it.
+logging.getLogger("uvicorn.error").addFilter(
+    lambda record: record.msg != "Invalid HTTP request received."
+)
 
 
 class BootProtocol(HttpToolsProtocol):
     """One connection. A client that half-closes still gets its answer; none loses its tail."""
 
     connection: Connection
-    _is_half_closed = False
+    _is_deaf = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connection = Connection(transport, self.loop)
@@ -43,13 +49,22 @@ class BootProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         # What comes after our last answer is read, so that its arrival resets nothing, and dropped.
-        if not self.connection.is_closing():
+        if not self._is_deaf and not self.connection.is_closing():
             super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a malformed request, but not in the middle of the answer to one before it."""
+        client = self.client[0] if self.client else "?"
+        _malformed.log(logging.INFO, "HTTP %s: malformed request refused", client)
+        if self.cycle is None or self.cycle.response_complete:
+            super().send_400_response(msg)
+            return
+        self._is_deaf = True
+        self.cycle.keep_alive = False
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has sent its FIN: close, but not before it has all that we owe it."""
         if self.cycle is not None and not self.cycle.response_complete:
-            self._is_half_closed = True
             self.cycle.keep_alive = False
             return True
         if self.connection.waiting():

@@ -16,9 +16,9 @@ from typing import Any
 
 from bootserve.catalog.assets import READ_SIZE, Source
 from bootserve.tftp.packet import ErrorCode, MalformedPacket, data_header, encode_error, parse
-from bootserve.tftp.quiet import QuietLog, describe
 from bootserve.tftp.session import Action, Finish, ReadSession, Send, SendBlocks
 from bootserve.watch.ledger import End, Transfer
+from bootserve.watch.quiet import QuietLog, describe
 from bootserve.watch.text import as_word
 
 _DATAGRAMS_PER_TURN = 16

@@ -39,10 +39,10 @@ from bootserve.tftp.packet import (
     encode_error,
     parse,
 )
-from bootserve.tftp.quiet import QuietLog, describe
 from bootserve.tftp.session import PATIENCE, ReadSession
 from bootserve.tftp.sockets import Peer, SocketAddress, open_socket
 from bootserve.watch.ledger import End, Ledger
+from bootserve.watch.quiet import QuietLog, describe
 from bootserve.watch.text import as_word, printable
 
 __all__ = ["Opener", "TftpRequestInfo", "TftpServer", "open_socket"]

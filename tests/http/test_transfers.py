@@ -187,3 +187,28 @@ async def test_a_replaced_file_does_not_disturb_who_reads_the_old_one(door: Door
         assert (await read_response(client))[1] == BIG
     with await door.request(GET) as client:
         assert (await read_response(client))[1] == b"another generation"
+
+
+async def test_a_malformed_request_behind_a_good_one_does_not_disturb_its_answer(
+    door: Door, lines: list[str]
+) -> None:
+    with await door.request(GET, receive_buffer=4096) as client:
+        await eventually(lambda: queued_here(client) > 0)
+        await asyncio.get_running_loop().sock_sendall(client, b"\0\1\2 not HTTP\r\n\r\n")
+        data = await read_to_end(client)
+    assert data.endswith(BIG)
+    await eventually(lambda: bool(lines))
+    assert lines[0].endswith("complete")
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    ["\0\1\n\n", "GET\n\n", "GET / HTTP/9.9\n\n", "GET http://[ HTTP/1.1\n\n", "x" * 100 + "\n\n"],
+)
+async def test_a_malformed_request_is_refused_and_the_next_client_served(
+    door: Door, request_text: str
+) -> None:
+    with await door.request(request_text) as client:
+        assert (await read_to_end(client)).startswith(b"HTTP/1.1 400 ")
+    with await door.request(GET) as client:
+        assert (await read_response(client))[1] == BIG

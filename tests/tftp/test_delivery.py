@@ -15,9 +15,9 @@ import pytest
 
 from bootserve.tftp.delivery import Delivery
 from bootserve.tftp.options import Terms
-from bootserve.tftp.quiet import QuietLog
 from bootserve.tftp.session import ReadSession
 from bootserve.watch.ledger import End, Ledger
+from bootserve.watch.quiet import QuietLog
 
 from .harness import DEADLINE, Body, RawClient
 

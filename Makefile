@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Versions are pinned for our own packages and for what builds them.
-export PIP_CONSTRAINT := $(CURDIR)/.constraints.txt
+# A relative path: pip splits this variable at blanks, which a checkout's path may have.
+export PIP_CONSTRAINT := .constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+NO_INDEX = echo 'pip could not install, see above. It needs the network once, to reach PyPI or the \
+index of your pip configuration; a "conflict" with a pinned version mostly means that it could not.' >&2
 
 .PHONY: help run test lint demo clean
 
@@ -17,16 +21,18 @@ help:
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo 'bootserve needs Python 3.11 or newer; name one with make PYTHON=...' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || \
-	  { rm -rf $(VENV); echo 'install the package python3-venv and try again' >&2; exit 1; }
+	  { echo '$(PYTHON) is not Python 3.11 or newer; name one with make PYTHON=...' >&2; exit 1; }
+	@echo 'Making .venv and installing bootserve into it; this happens once and takes a moment.'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo 'Could not make .venv, see above; where ensurepip is missing: apt install python3-venv' >&2; \
+	  exit 1; }
 
 $(VENV)/.run: pyproject.toml .constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable .
+	@$(BIN)/pip install --quiet --editable . || { $(NO_INDEX); exit 1; }
 	@touch $@
 
 $(VENV)/.test: pyproject.toml .constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable '.[test]'
+	@$(BIN)/pip install --quiet --editable '.[test]' || { $(NO_INDEX); exit 1; }
 	@touch $@ $(VENV)/.run
 
 run: $(VENV)/.run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,11 +24,27 @@ FIRMWARE_TFTP_PORT = 69
 
 
 def show(console: Console, settings: Settings, doors: Doors) -> None:
-    """Print what is served, where, with which iPXE binaries, and how to point DHCP at it."""
+    """Print how to point DHCP at us, then what is served, where and with which iPXE binaries.
+
+    In this order, so that what differs from start to start stands last on the screen.
+    """
 
     def line(text: str = "") -> None:
         console.print(text, markup=False)
 
+    assets = Assets(settings.assets.roots, binaries.locate(settings.ipxe.search))
+    found = binaries.available(assets)
+    dhcp = "the lines for dnsmasq, ISC dhcpd and Kea stand above"
+    for kind in DhcpServer:
+        try:
+            server = _server_address(doors.http_endpoints())
+            text = _render(kind, settings, found, server, doors.http_port, doors.tftp_port)
+        except ValueError as error:
+            kinds = "|".join(DhcpServer)
+            dhcp = f"run `bootserve dhcp-config {kinds} --server ADDR` for its lines: {error}"
+            break
+        line(f"---- {kind} ----")
+        line(text)
     line(f"bootserve {__version__}")
     line()
     line(f"HTTP   {', '.join(_reachable(doors.http_endpoints(), 'http://'))}")
@@ -38,28 +54,16 @@ def show(console: Console, settings: Settings, doors: Doors) -> None:
         line("TFTP   off")
     for note in doors.notes:
         line(f"       not served: {note}")
-    assets = Assets(settings.assets.roots, binaries.locate(settings.ipxe.search))
     for root in assets.roots:
         problem = root_problem(root)
-        line(f"Assets {root.absolute()}{f': {problem}' if problem else ''}")
-    line(f"Boots  {_what_boots(settings, assets)}")
-    found = binaries.available(assets)
+        line(f"Assets {root.resolve()}{f': {problem}' if problem else ''}")
+    line(f"Boots  {what_boots(settings, assets)}")
     for binary in found:
         line(f"iPXE   {binary.kind.name} ({binary.kind.firmware}): {binary.where}")
     missing = binaries.advice(found)
     if missing:
         line(f"iPXE   {missing}")
-    line()
-    for kind in DhcpServer:
-        try:
-            text = _render(
-                kind, settings, found, host_addresses()[0], doors.http_port, doors.tftp_port
-            )
-        except ValueError as error:
-            line(f"For your DHCP server run `bootserve dhcp-config {kind} --server ADDR`: {error}")
-            break
-        line(f"---- {kind} ----")
-        line(text)
+    line(f"DHCP   {dhcp}")
 
 
 def show_ready(console: Console) -> None:
@@ -77,7 +81,7 @@ def dhcp_text(kind: DhcpServer, settings: Settings, *, server: str | None = None
         kind,
         settings,
         found,
-        server or _listening_host(settings) or host_addresses()[0],
+        server or _server_address(settings.http.listen),
         settings.http.listen[0].port,
         _expected_tftp_port(settings),
     )
@@ -94,9 +98,9 @@ def _render(
     return render(
         kind,
         server=server,
-        http_url=settings.http.url or f"http://{server}:{http_port}",
+        http_url=settings.http.url or f"http://{server}" + f":{http_port}" * (http_port != 80),
         files=_boot_files({binary.kind.name for binary in found}),
-        tftp_port=tftp_port or FIRMWARE_TFTP_PORT,
+        tftp_port=None if tftp_port is None else tftp_port or FIRMWARE_TFTP_PORT,
     )
 
 
@@ -112,9 +116,12 @@ def _boot_files(have: set[str]) -> BootFiles:
     )
 
 
-def _listening_host(settings: Settings) -> str | None:
-    host = settings.http.listen[0].host
-    return host if host and ":" not in host else None
+def _server_address(endpoints: Sequence[Endpoint]) -> str:
+    """The address for clients to use: the one that HTTP listens on, or the host's likeliest."""
+    host = endpoints[0].host
+    if host in (None, "0.0.0.0", "::") or ":" in host:  # noqa: S104 (compared, not bound)
+        return host_addresses()[0]
+    return host
 
 
 def _expected_tftp_port(settings: Settings) -> int | None:
@@ -147,7 +154,8 @@ def _reachable(endpoints: Iterable[Endpoint], scheme: str) -> list[str]:
     return list(urls)
 
 
-def _what_boots(settings: Settings, assets: Assets) -> str:
+def what_boots(settings: Settings, assets: Assets) -> str:
+    """Return what machines get, in a sentence."""
     if settings.profiles:
         return (
             f"{len(settings.profiles)} profiles, {len(settings.machines)} machine entries, others:"

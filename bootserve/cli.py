@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -14,10 +15,11 @@ from rich.console import Console
 from bootserve import __version__, banner
 from bootserve.catalog.catalog import Catalog
 from bootserve.catalog.check import asset_problems
+from bootserve.catalog.roots import root_problem
 from bootserve.config_errors import ConfigError
 from bootserve.dhcp_config import DhcpServer
 from bootserve.service import Service, open_doors
-from bootserve.settings import Settings, config_file, load, unknown_variables
+from bootserve.settings import AssetSettings, Settings, config_file, load, unknown_variables
 from bootserve.sockets import ListenError
 
 app = typer.Typer(
@@ -56,6 +58,13 @@ def serve(config: Config = None, root: Roots = None, http: Http = None, tftp: Tf
     _start_logging(settings)
     for sentence in unknown_variables():
         logger.warning("%s", sentence)
+    missing = [
+        f"assets.roots: {path} {problem}"
+        for path in settings.assets.roots
+        if (problem := root_problem(path)) and settings.assets != AssetSettings()
+    ]
+    if missing:
+        _fail(missing)
     try:
         doors = open_doors(settings)
     except ListenError as error:
@@ -64,7 +73,10 @@ def serve(config: Config = None, root: Roots = None, http: Http = None, tftp: Tf
     banner.show(console, settings, doors)
     service = Service(settings, doors, on_ready=lambda: banner.show_ready(console))
     if not anyio.run(service.run):
-        raise typer.Exit(1)
+        # A thread that waits for a medium which hangs would hold an ordinary exit up.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)
 
 
 @app.command()
@@ -78,23 +90,23 @@ def check(config: Config = None, root: Roots = None) -> None:
         _fail([origin + problem for problem in problems])
     for sentence in unknown_variables():
         Console(stderr=True, soft_wrap=True).print(f"warning: {sentence}", markup=False)
-    print(
-        f"{origin}fine: {len(settings.profiles)} profiles, {len(settings.machines)} machine"
-        f" entries, asset roots {', '.join(str(path) for path in settings.assets.roots)}"
-    )
+    print(f"{origin}fine: {banner.what_boots(settings, Catalog(settings).assets)}")
 
 
 @app.command("dhcp-config")
 def dhcp_config(
     kind: Annotated[DhcpServer, typer.Argument(help="Which DHCP server.")],
     config: Config = None,
+    root: Roots = None,
+    http: Http = None,
+    tftp: Tftp = None,
     server: Annotated[
         str | None,
         typer.Option("--server", metavar="ADDR", help="This host's address, as clients see it."),
     ] = None,
 ) -> None:
     """Print the lines to paste into a DHCP server, so that its clients chain into bootserve."""
-    settings = _settings(config, None, None, None)
+    settings = _settings(config, root, http, tftp)
     try:
         print(banner.dhcp_text(kind, settings, server=server), end="")
     except ValueError as error:

@@ -31,6 +31,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+_PLAIN = {
+    "tuple_type": "must be a list, in TOML [ ... ]",
+    "dict_type": "must be a table, in TOML [section] or { ... }",
+    "model_type": "must be a table, in TOML [section] or { ... }",
+    "string_type": "must be text, in TOML in quotes",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+}
+"""pydantic's commonest complaints in the words of somebody who edits a TOML file."""
+
 _FLAGS = {("http", "listen"): "--http", ("tftp", "listen"): "--tftp", ("assets", "roots"): "--root"}
 
 
@@ -55,6 +69,7 @@ def explain(
         if item["type"] == "extra_forbidden":
             hint = did_you_mean(str(loc[-1]), keys_at(loc[:-1]))
             message = f"unknown key{hint}; remove or rename it"
+        message = _PLAIN.get(item["type"], message)
         key = _key(loc)
         for line in message.split("\n"):
             if key:

@@ -72,12 +72,12 @@ def open_doors(settings: Settings) -> Doors:
     """
     doors = Doors()
     try:
-        for endpoint in settings.http.listen:
+        for endpoint in dict.fromkeys(settings.http.listen):
             doors.http += _open(endpoint, open_listener, "HTTP", "--http", doors.notes)
-        for endpoint in settings.tftp.listen:
+        for endpoint in dict.fromkeys(settings.tftp.listen):
             doors.tftp += _open(endpoint, open_socket, "TFTP", "--tftp", doors.notes)
         if not doors.http:
-            raise ListenError("HTTP listens nowhere: give it an address with --http ADDR:PORT")
+            raise ListenError("; ".join(doors.notes))
     except ListenError:
         doors.close()
         raise
@@ -110,6 +110,11 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn tells the connections that it knows of; those still to be made must know it too.
+        self.server_state.is_draining = True  # type: ignore[attr-defined]
+        await super().shutdown(sockets)
 
     def cut(self) -> None:
         """End every request now."""

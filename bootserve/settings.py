@@ -8,11 +8,12 @@ would be right.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -32,7 +33,6 @@ from pydantic_settings import (
 )
 
 from bootserve.catalog.model import (
-    SERVER_URL,
     Arch,
     CommandLine,
     Hostname,
@@ -40,6 +40,7 @@ from bootserve.catalog.model import (
     OneOrMany,
     ProfileName,
     Serial,
+    ServerUrl,
     Uuid,
     is_placeholder,
 )
@@ -76,7 +77,7 @@ class HttpSettings(Section):
     listen: Listen = (Endpoint.parse("*:8080"), Endpoint.parse("*:80?"))
     """Addresses of the HTTP door, ``ADDR:PORT``. A ``?`` at the end: only if permitted and free."""
 
-    url: Annotated[str, Field(pattern=f"^{SERVER_URL}$")] | None = None
+    url: ServerUrl | None = None
     """What scripts call this server. Default: the address under which the client reached us."""
 
     @field_validator("listen")
@@ -128,7 +129,7 @@ class BootSettings(Section):
 
 
 class LogSettings(Section):
-    level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    level: Literal["info", "warning", "error"] = "info"
 
 
 class Profile(Section):
@@ -141,7 +142,7 @@ class Profile(Section):
     title: str | None = None
     architectures: Annotated[tuple[Arch, ...], Field(min_length=1)] | None = None
     kernel: str | dict[Arch, str] | None = None
-    initrds: tuple[str, ...] | dict[Arch, tuple[str, ...]] = ()
+    initrds: OneOrMany[str] | dict[Arch, OneOrMany[str]] = ()
     cmdline: CommandLine | dict[Arch, CommandLine] = ""
     script: str | None = None
 
@@ -152,8 +153,8 @@ class Profile(Section):
         if self.script is not None:
             if self.initrds or self.cmdline:
                 raise ValueError("`initrds` and `cmdline` belong to `kernel`, not to `script`")
-            if not self.script.startswith("#!ipxe"):
-                raise ValueError("`script` must begin with a line `#!ipxe`")
+            if not re.match(r"#!ipxe(\s|$)", self.script) or "\0" in self.script:
+                raise ValueError("`script` must be text that begins with a line `#!ipxe`")
         elif not self.arches():
             raise ValueError(
                 "cannot tell its architecture: set `architectures`, for example"
@@ -300,6 +301,10 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
 
 def _refuse_whole_sections() -> None:
     for name in os.environ:
+        if re.match(rf"{ENV_PREFIX}(PROFILES|MACHINES)_", name.upper()):
+            raise ConfigError(
+                [f"{name}: profiles and machines are set in the TOML file, not in the environment"]
+            )
         section = name.upper().removeprefix(ENV_PREFIX).lower()
         if name.upper().startswith(ENV_PREFIX) and section in Settings.model_fields:
             raise ConfigError(
@@ -328,6 +333,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
             tree = tomllib.load(file)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: is nested too deeply"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: is not valid TOML: {error}"]) from error
     for section, key in (("assets", "roots"), ("ipxe", "search")):

@@ -67,7 +67,7 @@ def _explain(error: OSError, door: str, flag: str, endpoint: Endpoint) -> str:
         remedy = (
             "ports below 1024 need a permission; grant it with systemd's"
             " AmbientCapabilities=CAP_NET_BIND_SERVICE or"
-            f" `sysctl net.ipv4.ip_unprivileged_port_start={endpoint.port}`,"
+            f" `sysctl -w net.ipv4.ip_unprivileged_port_start={min(endpoint.port, 69)}` as root,"
             f" or choose a higher port with {flag}"
         )
     elif error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):

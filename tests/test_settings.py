@@ -107,12 +107,12 @@ def test_a_number_a_switch_and_a_name_from_the_environment(
     monkeypatch.setenv("BOOTSERVE_BOOT_MENU_TIMEOUT", "0")
     monkeypatch.setenv("BOOTSERVE_IPXE_RECHAIN", "true")
     monkeypatch.setenv("BOOTSERVE_BOOT_DEFAULT", "rescue")
-    monkeypatch.setenv("bootserve_log_level", "debug")
+    monkeypatch.setenv("bootserve_log_level", "error")
     settings = load(config)
     assert settings.boot.menu_timeout == 0
     assert settings.ipxe.rechain
     assert settings.boot.default == "rescue"
-    assert settings.log.level == "debug"
+    assert settings.log.level == "error"
 
 
 def test_a_list_in_the_environment_is_separated_by_commas(

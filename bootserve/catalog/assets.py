@@ -20,6 +20,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +35,10 @@ READ_SIZE = 256 * 1024
 little, small enough that thousands of slow clients cost megabytes, not gigabytes."""
 
 _pread = aiofiles.os.wrap(os.pread)
+
+_readers = ThreadPoolExecutor(64, "bootserve-read")
+"""Threads that wait for disks, of their own: a medium that hangs holds up nobody who opens a file
+or is read from another. They end with the process."""
 
 
 class AssetError(Exception):
@@ -51,6 +56,10 @@ class AssetNotFound(AssetError):
 
 class AssetForbidden(AssetError):
     """There is something of that name, but it leads out of its root or cannot be read."""
+
+
+class AssetUnavailable(AssetError):
+    """The server cannot open files now (no descriptors, a medium that fails); later it may."""
 
 
 class Source(Protocol):
@@ -149,11 +158,18 @@ class Asset:
             return found
         found = b""
         while len(found) < size:
-            more = await _pread(self.fileno(), size - len(found), offset + len(found))
+            more = await _pread(
+                self.fileno(), size - len(found), offset + len(found), executor=_readers
+            )
             if not more:
                 break
             found += more
         return found
+
+    def has_changed(self) -> bool:
+        """Whether somebody has written to the file since it was opened."""
+        facts = os.fstat(self.fileno())
+        return (facts.st_mtime_ns, facts.st_size) != (self.mtime_ns, self.size)
 
     def read_blocking(self, size: int) -> bytes:
         """Return the first ``size`` bytes, waiting for the disk; not for the event loop."""
@@ -195,24 +211,37 @@ class Assets:
         return await anyio.to_thread.run_sync(self.open_now, name)
 
     def open_now(self, name: str) -> Asset:
-        """Open the file that a client calls ``name``.
+        """Open the file that a client calls ``name``; ``boot/`` in front of it is optional.
 
         Raises:
             AssetNotFound: no root has a regular file of that name.
             AssetForbidden: the name leads out of its root, or may not be read.
+            AssetUnavailable: no file can be opened now.
         """
         parts = split_name(name)
         if parts is None:
             raise AssetNotFound(name, "is not a name of a file below an asset root")
-        clean = "/".join(parts)
+        try:
+            return self._open_exactly("/".join(parts))
+        except AssetNotFound:
+            if parts[0] != "boot" or len(parts) == 1:
+                raise
+            return self._open_exactly("/".join(parts[1:]))
+
+    def _open_exactly(self, name: str) -> Asset:
+        refusal: AssetForbidden | None = None
         for root in self.roots:
-            found = _open_below(root, clean)
+            try:
+                found = _open_below(root, name)
+            except AssetForbidden as error:
+                refusal = refusal or error
+                continue
             if found is not None:
-                return Asset(clean, found)
-        extra = self.extras.get(clean)
+                return Asset(name, found)
+        extra = self.extras.get(name)
         if extra is not None:
-            return Asset(clean, _open_extra(clean, extra))
-        raise AssetNotFound(clean, "no such file below the asset roots")
+            return Asset(name, _open_extra(name, extra))
+        raise refusal or AssetNotFound(name, "no such file below the asset roots")
 
     def exists(self, name: str) -> bool:
         try:
@@ -228,11 +257,14 @@ class Assets:
         in `open_now`, and not in circles.
         """
         seen: set[str] = set()
-        for root in self.roots:
-            for name in files_below(root, directory, depth):
-                if name not in seen and self.exists(name):
-                    seen.add(name)
-                    yield name
+        try:
+            for root in self.roots:
+                for name in files_below(root, directory, depth):
+                    if name not in seen:
+                        seen.add(name)
+                        yield name
+        except OSError as error:
+            raise AssetUnavailable(directory, error.strerror or "cannot be listed") from error
 
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
@@ -240,21 +272,13 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.
 
 def _open_below(root: Path, name: str) -> int | None:
     """Open ``root/name`` for reading, or return ``None`` if this root has no such regular file."""
-    try:
-        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    root_fd = _open_path(name, root, os.O_DIRECTORY)
+    if root_fd is None:
         return None
     try:
-        try:
-            path_fd = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=root_fd)
-        except PermissionError as error:
-            raise AssetForbidden(name, "permission denied on the way to it") from error
-        except UnicodeEncodeError:
+        path_fd = _open_path(name, name, dir_fd=root_fd)
+        if path_fd is None:
             return None
-        except OSError as error:
-            if error.errno in _MISSING:
-                return None
-            raise AssetForbidden(name, error.strerror or "cannot be opened") from error
         try:
             if not stat.S_ISREG(os.fstat(path_fd).st_mode):
                 return None
@@ -267,11 +291,28 @@ def _open_below(root: Path, name: str) -> int | None:
         os.close(root_fd)
 
 
-def _open_extra(name: str, path: Path) -> int:
+def _open_path(
+    name: str, path: Path | str, flags: int = 0, dir_fd: int | None = None
+) -> int | None:
+    """Return an ``O_PATH`` descriptor, or ``None`` if there is nothing of that name."""
     try:
-        path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        return os.open(path, os.O_PATH | os.O_CLOEXEC | flags, dir_fd=dir_fd)
+    except PermissionError as error:
+        raise AssetForbidden(
+            name, "cannot be reached; check the permissions of the folders it is in"
+        ) from error
+    except UnicodeEncodeError:
+        return None
     except OSError as error:
-        raise AssetNotFound(name, f"{path} is gone") from error
+        if error.errno in _MISSING:
+            return None
+        raise AssetUnavailable(name, error.strerror or "cannot be opened") from error
+
+
+def _open_extra(name: str, path: Path) -> int:
+    path_fd = _open_path(name, path)
+    if path_fd is None:
+        raise AssetNotFound(name, f"{path} is gone")
     try:
         if not stat.S_ISREG(os.fstat(path_fd).st_mode):
             raise AssetNotFound(name, f"{path} is not a regular file")
@@ -285,9 +326,11 @@ def _reopen(name: str, path_fd: int) -> int:
     try:
         return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
     except PermissionError as error:
-        raise AssetForbidden(name, "the server may not read it; check its permissions") from error
+        raise AssetForbidden(
+            name, "may not be read by the server; check its permissions"
+        ) from error
     except OSError as error:
-        raise AssetForbidden(name, error.strerror or "cannot be opened") from error
+        raise AssetUnavailable(name, error.strerror or "cannot be opened") from error
 
 
 def _kernel_name(fd: int) -> str:

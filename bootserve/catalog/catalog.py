@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bootserve.catalog import binaries
-from bootserve.catalog.assets import Asset, AssetNotFound, Assets, Source, Text, split_name
+from bootserve.catalog.assets import AssetNotFound, Assets, Source, Text, split_name
 from bootserve.catalog.ipxe import ScriptWriter
 from bootserve.catalog.machines import Sightings
 from bootserve.settings import Settings
@@ -29,22 +29,12 @@ class Catalog:
             url: what this client would call our HTTP door, for the entry script.
 
         Raises:
-            AssetNotFound, AssetForbidden: as `Assets.open_now`.
+            AssetNotFound, AssetForbidden, AssetUnavailable: as `Assets.open_now`.
         """
         try:
-            return await self.open_asset(name)
+            return await self.assets.open(name)
         except AssetNotFound:
             parts = split_name(name) or [""]
             if parts[-1] == AUTOEXEC or parts in ([ENTRY_SCRIPT], ["boot", ENTRY_SCRIPT]):
                 return Text("/".join(parts), self.scripts.entry(url).encode())
             raise
-
-    async def open_asset(self, name: str) -> Asset:
-        """Open an asset by its name, or by its name behind ``boot/``."""
-        try:
-            return await self.assets.open(name)
-        except AssetNotFound:
-            parts = split_name(name)
-            if parts is None or parts[0] != "boot" or len(parts) == 1:
-                raise
-            return await self.assets.open("/".join(parts[1:]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from bootserve.catalog.assets import AssetForbidden, AssetNotFound
 from bootserve.catalog.catalog import Catalog
-from bootserve.catalog.profiles import kernels
+from bootserve.catalog.model import Arch
+from bootserve.catalog.profiles import discover, kernels
 from bootserve.catalog.roots import root_problem
 from bootserve.settings import Settings
 
@@ -17,7 +19,14 @@ def asset_problems(settings: Settings, catalog: Catalog) -> Iterator[str]:
         problem = root_problem(root)
         if problem:
             yield f"assets.roots: {root} {problem}"
-    for name, profile in settings.profiles.items():
+        for arch in Arch:
+            problem = root_problem(root / arch)
+            if problem and os.access(root / arch, os.F_OK):
+                yield f"assets.roots: {root / arch} {problem}"
+    profiles = settings.profiles
+    if not profiles and not any(root_problem(root) for root in settings.assets.roots):
+        profiles = {item.name: item.profile for item in discover(catalog.assets) if item.profile}
+    for name, profile in profiles.items():
         for entry in kernels(profile):
             for key, asset in (
                 ("kernel", entry.kernel),
@@ -25,7 +34,8 @@ def asset_problems(settings: Settings, catalog: Catalog) -> Iterator[str]:
             ):
                 problem = _problem(catalog, asset)
                 if problem:
-                    yield f"profiles.{name}.{key} ({entry.arch}): {problem}"
+                    where = f"profiles.{name}.{key}" if settings.profiles else f"menu entry {name}"
+                    yield f"{where} ({entry.arch}): {problem}"
 
 
 def _problem(catalog: Catalog, asset: str) -> str | None:

@@ -10,7 +10,9 @@ there are no quotes; a word that is ``||``, ``&&`` or ``;``, or begins with ``#`
   gets an empty ``${}`` in front, which iPXE removes after it has looked for terminators;
 * ``${`` stands only where an operator may use iPXE's settings (a command line); elsewhere it is
   broken up;
-* paths are percent-encoded (RFC 3986), which leaves nothing to quote.
+* paths are percent-encoded (RFC 3986), which leaves nothing to quote; names travel in paths, never
+  in query strings, where iPXE of 2019 undoes the encoding of ``&``, ``+`` and ``#``;
+* what a machine says of itself in free text travels in hexadecimal, for the same reason.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from markupsafe import Markup
 
 from bootserve.catalog.assets import Assets
 from bootserve.catalog.machines import Identity, Machines
-from bootserve.catalog.model import SERVER_URL, Arch
+from bootserve.catalog.model import Arch, parse_server_url
 from bootserve.catalog.profiles import Kernel, discover, kernels
 from bootserve.settings import Machine, Profile, Settings
 
@@ -85,9 +87,7 @@ def checked_url(url: str) -> Script:
     Raises:
         ValueError: it holds anything but a scheme, a host, a port and a plain path.
     """
-    if not re.fullmatch(SERVER_URL, url):
-        raise ValueError(f"{url!r} is not the URL of a server")
-    return Script(url.rstrip("/"))
+    return Script(parse_server_url(url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +137,11 @@ class ScriptWriter:
         return self._profile(checked_url(url), self._settings.profiles[name], name, machine), name
 
     def profile(self, url: str, name: str) -> str | None:
-        """The script of a profile by name, or of a kernel below an asset root by its path."""
+        """The script of a profile by name; without any, of a kernel below a root by its path."""
         base = checked_url(url)
         if name in self._settings.profiles:
             return self._profile(base, self._settings.profiles[name], name, None)
-        for found in discover(self._assets):
+        for found in [] if self._settings.profiles else discover(self._assets):
             if found.name == name and found.profile:
                 return self._profile(base, found.profile, name, None)
         return None
@@ -151,11 +151,11 @@ class ScriptWriter:
         base = checked_url(url)
         entries: list[tuple[str, Sequence[Arch], str]] = []
         for name, profile in self._settings.profiles.items():
-            link = f"{base}/profile.ipxe?name={percent_encode(name, safe='')}"
+            link = f"{base}/profile/{quote_path(name)}"
             entries.append((profile.title or name, profile.arches(), link))
         for found in [] if entries else discover(self._assets):
             if found.profile:
-                link = f"{base}/profile.ipxe?name={percent_encode(found.name, safe='')}"
+                link = f"{base}/profile/{quote_path(found.name)}"
             else:
                 link = f"{base}/boot/{quote_path(found.name)}"
             entries.append((found.name, (found.arch,), link))

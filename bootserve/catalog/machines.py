@@ -48,7 +48,7 @@ def identify(said: Mapping[str, str]) -> tuple[Identity, list[str]]:
     found: dict[str, str] = {}
     complaints = []
     for key, parse in _PARSERS.items():
-        text = said.get(key, "")
+        text = _said(said, key)
         if not text:
             continue
         try:
@@ -59,6 +59,17 @@ def identify(said: Mapping[str, str]) -> tuple[Identity, list[str]]:
         if not is_placeholder(value):
             found[key] = value
     return Identity(**found), complaints
+
+
+def _said(said: Mapping[str, str], key: str) -> str:
+    """Return what was said in plain text or, as our scripts say it, in hexadecimal."""
+    in_hex = said.get(f"{key}-hex")
+    if in_hex is None:
+        return said.get(key, "")
+    try:
+        return bytes.fromhex(in_hex).decode("utf-8", "replace")
+    except ValueError:
+        return ""
 
 
 class Machines:

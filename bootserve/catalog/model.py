@@ -11,7 +11,7 @@ import uuid as uuid_module
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 
 class Arch(StrEnum):
@@ -23,7 +23,7 @@ class Arch(StrEnum):
 
 
 SERVER_URL = (
-    r"https?://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+(%25[A-Za-z0-9._-]+)?\])"
+    r"https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+(%25[A-Za-z0-9._-]+)?\])"
     r"(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?"
 )
 """A server's URL that can stand in a script: a host, a port and a plain path, nothing to quote."""
@@ -125,12 +125,37 @@ def parse_command_line(value: object) -> str:
     return text
 
 
+def parse_profile_name(value: object) -> str:
+    """Return the name of a profile.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        return value
+    raise ValueError(f"{value!r} is not a name: up to 64 letters, digits and . _ -, no blanks")
+
+
+def parse_server_url(value: object) -> str:
+    """Return the URL of a server without a slash at its end.
+
+    Raises:
+        ValueError: it is more than a scheme, a host, a port and a plain path.
+    """
+    if isinstance(value, str) and re.fullmatch(SERVER_URL, value):
+        return value.rstrip("/")
+    raise ValueError(
+        f"{value!r} is not the URL of a server; write it like http://boot.example:8080"
+    )
+
+
 Mac = Annotated[str, BeforeValidator(parse_mac)]
 Uuid = Annotated[str, BeforeValidator(parse_uuid)]
 Serial = Annotated[str, BeforeValidator(parse_serial)]
 Hostname = Annotated[str, BeforeValidator(parse_hostname)]
 CommandLine = Annotated[str, BeforeValidator(parse_command_line)]
-ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ProfileName = Annotated[str, BeforeValidator(parse_profile_name)]
+ServerUrl = Annotated[str, BeforeValidator(parse_server_url)]
 
 _Item = TypeVar("_Item")
 OneOrMany = Annotated[

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from bootserve.catalog.assets import AssetError, Assets
 from bootserve.catalog.model import Arch, parse_command_line
 from bootserve.settings import Profile
-from bootserve.watch.text import printable
+from bootserve.text import printable
 
 logger = logging.getLogger("bootserve.catalog")
 
@@ -56,7 +56,7 @@ def _with_arch(text: str, arch: Arch) -> str:
 
 
 def _asset_name(name: str, arch: Arch) -> str:
-    return _with_arch(name, arch).strip("/").removeprefix("boot/")
+    return _with_arch(name, arch).strip("/")
 
 
 @dataclass(frozen=True, slots=True)

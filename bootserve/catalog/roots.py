@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from bootserve.text import printable
+
+logger = logging.getLogger("bootserve.catalog")
 
 
 def root_problem(root: Path) -> str | None:
@@ -39,7 +45,12 @@ def _walk(
         facts = folder.stat()
         entries = sorted(folder.iterdir())
         is_inside = folder.resolve().is_relative_to(root.resolve())
-    except OSError:
+    except PermissionError:
+        logger.warning("%s may not be read; check its permissions", printable(str(folder)))
+        return
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.ESTALE):
+            raise
         return
     here = (facts.st_dev, facts.st_ino)
     if here in above or not is_inside:
@@ -52,7 +63,7 @@ def _walk(
                 if depth > 0:
                     inner = f"{prefix}{entry.name}/"
                     yield from _walk(root, entry, inner, depth - 1, above | {here})
-            elif entry.is_file():
+            elif entry.is_file() and entry.resolve().is_relative_to(root.resolve()):
                 yield prefix + entry.name
         except (OSError, UnicodeEncodeError):
             continue

@@ -99,20 +99,25 @@ def render(
     server: IPv4Address | str,
     http_url: str,
     files: BootFiles,
-    tftp_port: int = TFTP_PORT,
+    tftp_port: int | None = TFTP_PORT,
 ) -> str:
     """The text for one DHCP server.
 
     ``server`` is the address of bootserve as clients see it, ``http_url`` the beginning of its
-    URLs (``http://192.168.1.10:8080``). Raises ValueError for a value that could mean something
+    URLs (``http://192.168.1.10:8080``), ``tftp_port`` where TFTP listens, or ``None`` if it is off.
+    Raises ValueError for a value that could mean something
     else once pasted.
     """
     url = checked_url(http_url)
     return _ENVIRONMENT.get_template(f"{kind.value}.j2").render(
         server=checked_address(server),
         script_url=checked_target(f"{url}/boot.ipxe"),
-        firmwares=_firmwares(url, files),
-        tftp_port=checked_port(tftp_port),
+        firmwares=[
+            firmware
+            for firmware in _firmwares(url, files)
+            if firmware.over_http or tftp_port is not None
+        ],
+        tftp_port=None if tftp_port is None else checked_port(tftp_port),
     )
 
 

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 from collections.abc import Callable
 from typing import TypeVar
+from urllib.parse import unquote
 
 import anyio.to_thread
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound
+from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound, AssetUnavailable
 from bootserve.catalog.catalog import AUTOEXEC, Catalog
 from bootserve.catalog.ipxe import checked_url
 from bootserve.catalog.machines import identify
 from bootserve.http.files import FileAnswer
 from bootserve.settings import Settings
+from bootserve.text import as_word, printable
 from bootserve.watch.ledger import Ledger
-from bootserve.watch.text import printable
+from bootserve.watch.quiet import QuietLog
 
 logger = logging.getLogger("bootserve.http")
+
+_unavailable = QuietLog(logger)
 
 _Result = TypeVar("_Result")
 
 _SLASHES = re.compile("/{2,}")
+_SIGNED_BYTE = re.compile(rb"%FFFFFF([89A-F][0-9A-F])")
 
 
 def create_app(
@@ -44,25 +51,36 @@ def create_app(
         routes=[
             Route("/boot.ipxe", routes.entry),
             Route("/machine.ipxe", routes.machine),
-            Route("/profile.ipxe", routes.profile),
+            Route("/profile/{name:path}", routes.profile),
             Route("/boot/{name:path}", routes.file),
             Route("/{name:path}", routes.elsewhere),
         ],
-        middleware=[Middleware(_MergeSlashes)],
+        middleware=[Middleware(_MendPath)],
     )
     app.router.redirect_slashes = False
     return app
 
 
-class _MergeSlashes:
-    """Serve ``//boot//x`` as ``/boot/x``: firmware builds such paths and may follow no redirect."""
+class _MendPath:
+    """Serve what firmware means by a path, without a redirect, which it may not follow.
+
+    * ``//boot//x`` is ``/boot/x``.
+    * iPXE until 2020 prints bytes from 0x80 on with their sign, ``%FFFFFFC3`` for ``%C3``.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and "//" in scope["path"]:
-            scope = {**scope, "path": _SLASHES.sub("/", scope["path"])}
+        if scope["type"] == "http":
+            path = scope["path"]
+            if b"%FFFFFF" in scope.get("raw_path", b""):
+                raw = _SIGNED_BYTE.sub(rb"%\1", scope["raw_path"])
+                path = unquote(raw.decode("ascii"))
+            if "//" in path:
+                path = _SLASHES.sub("/", path)
+            if path is not scope["path"]:
+                scope = {**scope, "path": path}
         await self._app(scope, receive, send)
 
 
@@ -74,32 +92,43 @@ class _Routes:
 
     async def entry(self, request: Request) -> Response:
         """The entry script, the one URL that a DHCP server has to name."""
-        return _script(self._catalog.scripts.entry(self._url(request)))
+        url = self._url(request)
+        client = request.client.host if request.client else "?"
+        logger.info("HTTP %s gets the entry script", printable(client))
+        return _script(self._catalog.scripts.entry(url))
 
     async def machine(self, request: Request) -> Response:
         """The script for the machine that the query string describes."""
         url = self._url(request)
-        identity, complaints = identify(request.query_params)
+        identity, complaints = identify(_first(request.query_params))
         client = request.client.host if request.client else "?"
         if identity.label:
             self._catalog.sightings.note(client, identity.label)
-        text, what = await self._write(lambda: self._catalog.scripts.machine(url, identity))
+        try:
+            text, what = await self._write(lambda: self._catalog.scripts.machine(url, identity))
+        except AssetUnavailable as error:
+            return _try_again(client, error)
         logger.info(
             "HTTP %s (%s, %s %s) gets the script of: %s%s",
             printable(client),
-            printable(identity.label or "unknown machine"),
-            printable(request.query_params.get("buildarch", "?")),
-            printable(request.query_params.get("platform", "?")),
-            printable(what),
-            "".join(f"; ignored {printable(complaint)}" for complaint in complaints),
+            as_word(identity.label) if identity.label else "unknown machine",
+            as_word(request.query_params.get("buildarch", "?")),
+            as_word(request.query_params.get("platform", "?")),
+            as_word(what),
+            "".join(f"; ignored {as_word(complaint)}" for complaint in complaints),
         )
         return _script(text)
 
     async def profile(self, request: Request) -> Response:
         """The script of one profile, or of one kernel below the asset roots, by name."""
         url = self._url(request)
-        name = request.query_params.get("name", "")
-        text = await self._write(lambda: self._catalog.scripts.profile(url, name))
+        name = request.path_params["name"]
+        client = request.client.host if request.client else "?"
+        try:
+            text = await self._write(lambda: self._catalog.scripts.profile(url, name))
+        except AssetUnavailable as error:
+            return _try_again(client, error)
+        logger.info("HTTP %s gets the script of profile %s", printable(client), as_word(name))
         if text is None:
             return _not_found(f"there is no profile {printable(name)!r}")
         return _script(text)
@@ -120,14 +149,17 @@ class _Routes:
         try:
             source = await self._catalog.open(name, self._url(request))
         except AssetNotFound as error:
-            logger.info("HTTP %s %s: not found", printable(client), printable(error.name))
+            logger.info("HTTP %s %s: not found", printable(client), as_word(error.name or "/"))
             return _not_found(f"no such file: {printable(error.name)}")
+        except AssetUnavailable as error:
+            return _try_again(client, error)
         except AssetForbidden as error:
             logger.warning(
-                "HTTP %s %s: refused, %s", printable(client), printable(error.name), error.reason
+                "HTTP %s %s: refused, %s", printable(client), as_word(error.name), error.reason
             )
             return PlainTextResponse("this file may not be read\n", 403)
         if not isinstance(source, Asset):
+            logger.info("HTTP %s gets the entry script, as %s", printable(client), as_word(name))
             return _script((await source.read(0, source.size)).decode())
         return FileAnswer(source, request, self._ledger, self._catalog.sightings.label(client))
 
@@ -149,9 +181,24 @@ class _Routes:
             return f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
 
 
+def _first(query: QueryParams) -> dict[str, str]:
+    """Return the first value of each key: a later one may have been smuggled into an earlier."""
+    return dict(reversed(query.multi_items()))
+
+
 def _script(text: str) -> Response:
     # What a machine gets depends on who asks and on today's configuration: no cache may keep it.
     return PlainTextResponse(text, headers={"cache-control": "no-store"})
+
+
+def _try_again(client: str, error: AssetUnavailable) -> Response:
+    """Refuse for now: iPXE comes back by itself after as many seconds, as often as it takes."""
+    _unavailable.log(
+        logging.WARNING, "HTTP %s %s: %s", printable(client), as_word(error.name), error.reason
+    )
+    # Spread out, so that a rack that was refused together does not come back together.
+    headers = {"retry-after": str(random.randint(2, 8))}  # noqa: S311
+    return PlainTextResponse("the server cannot open this file now, try again\n", 503, headers)
 
 
 def _not_found(why: str) -> Response:

@@ -92,6 +92,9 @@ class FileAnswer:
             end, reason = await self._stream(transfer, receive, send)
             if connection is None:
                 return
+            if end in (End.FILE_ERROR, End.FILE_CHANGED):
+                # At once: what is still under way would only look like more of a file.
+                connection.abort()
             if end is End.COMPLETE:
                 delivery = await connection.delivered(begin + transfer.total)
                 end, reason = _VERDICTS[delivery]
@@ -131,6 +134,9 @@ class FileAnswer:
                 return End.FILE_ERROR, error.strerror or "read error"
             if not body:
                 return End.FILE_ERROR, "it shrank while it was sent"
+            if offset + len(body) == end and self._asset.has_changed():
+                # Better no file than one of two halves: its last piece stays here.
+                return End.FILE_CHANGED, "replace files by renaming a new one over the old"
             offset += len(body)
             await send({"type": "http.response.body", "body": body, "more_body": True})
             transfer.sent += len(body)

@@ -93,7 +93,7 @@ def _range(field: str, size: int) -> Answer | None:
     unit, equals, specifier = field.partition("=")
     if unit.strip().lower() != "bytes" or not equals or "," in specifier:
         return None
-    match = _BYTE_RANGE.fullmatch(specifier.replace(" ", ""))
+    match = _BYTE_RANGE.fullmatch(specifier.strip())
     if match is None:
         return Answer(416)
     first, last = match.groups()
@@ -105,7 +105,7 @@ def _range(field: str, size: int) -> Answer | None:
         )
     start = _unsigned(int(first))
     end = _unsigned(int(last)) if last else size - 1
-    if start > end or start >= size:
+    if not 0 <= start <= end or start >= size:
         return Answer(416)
     return Answer(206, start, min(end, size - 1) - start + 1)
 

@@ -2,8 +2,10 @@
 
 Everything that this project changes of uvicorn's internals is in this file. Names of uvicorn's
 that it relies on: ``connection_made``, ``connection_lost``, ``data_received``, ``eof_received``,
-``on_message_begin``, ``timeout_keep_alive_handler``, ``cycle.response_complete``,
-``cycle.keep_alive``, ``send_400_response``, ``timeout_keep_alive_task``, ``shutdown``.
+``on_message_begin``, ``on_headers_complete``, ``_start_asgi_task``, ``send_400_response``,
+``timeout_keep_alive_handler``, ``timeout_keep_alive_task``, ``shutdown``, ``server_state``,
+``_unsupported_upgrade_warning``; of a request's cycle: ``response_complete``, ``keep_alive``,
+``disconnected``, ``message_event``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 import logging
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from bootserve.http.connection import Connection
 from bootserve.http.listener import missing_options
@@ -22,6 +24,18 @@ logger = logging.getLogger("bootserve.http")
 
 EXTENSION = "bootserve.connection"
 """ASGI extension: ``scope["extensions"][EXTENSION]["connection"]`` is the `Connection`."""
+
+HEAD_TIMEOUT = 30.0
+HEAD_LIMIT = 64 * 1024
+"""Seconds that a request's head may take, and bytes that it may go on for after its first segment.
+No transfer is in flight on such a connection."""
+
+_DRAIN_HEAD_TIMEOUT = 2.0
+
+_HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 
 _reported: set[str] = set()
 _malformed = QuietLog(logger)
@@ -35,32 +49,49 @@ class BootProtocol(HttpToolsProtocol):
     """One connection. A client that half-closes still gets its answer; none loses its tail."""
 
     connection: Connection
+    _running: RequestResponseCycle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
     _is_deaf = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connection = Connection(transport, self.loop)
         self._check_options(transport)
         super().connection_made(self.connection)
+        if self._is_draining:
+            # Accepted before the listening sockets were closed, told of it too late.
+            self.connection.leave()
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connection.connection_lost(exc)
+        # uvicorn tells only the request that was read last; with pipelining others wait before it.
+        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        self._head_is_over()
 
     def data_received(self, data: bytes) -> None:
         # What comes after our last answer is read, so that its arrival resets nothing, and dropped.
-        if not self._is_deaf and not self.connection.is_closing():
-            super().data_received(data)
+        if self._is_deaf or self.connection.is_closing():
+            return
+        was_in_head = self._head_timer is not None
+        super().data_received(data)
+        if was_in_head and self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT:
+                self._refuse(_HEAD_TOO_LARGE, "endless request head")
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a malformed request, but not in the middle of the answer to one before it."""
-        client = self.client[0] if self.client else "?"
-        _malformed.log(logging.INFO, "HTTP %s: malformed request refused", client)
         if self.cycle is None or self.cycle.response_complete:
+            self._log_malformed("malformed request")
             super().send_400_response(msg)
-            return
-        self._is_deaf = True
-        self.cycle.keep_alive = False
+        else:
+            self._refuse(b"", "malformed request")
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has sent its FIN: close, but not before it has all that we owe it."""
@@ -78,8 +109,15 @@ class BootProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._await_head()
         extensions: dict[str, dict[str, Any]] = {EXTENSION: {"connection": self.connection}}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
+
+    def on_headers_complete(self) -> None:
+        self._head_is_over()
+        super().on_headers_complete()
+        if self._is_draining:
+            self.cycle.keep_alive = False
 
     def timeout_keep_alive_handler(self) -> None:
         """Idleness begins when the client has everything, not when the kernel took it all."""
@@ -89,6 +127,52 @@ class BootProtocol(HttpToolsProtocol):
             )
             return
         super().timeout_keep_alive_handler()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: an upgrade that is not taken up is an ordinary request (RFC 9110, 7.8)."""
+
+    # --- request heads -----------------------------------------------------------------------
+
+    @property
+    def _is_draining(self) -> bool:
+        return getattr(self.server_state, "is_draining", False)
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            seconds = _DRAIN_HEAD_TIMEOUT if self._is_draining else HEAD_TIMEOUT
+            self._head_timer = self.loop.call_later(seconds, self._head_is_late)
+
+    def _head_is_over(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        self._head_bytes = 0
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.connection.close()
+        else:
+            self._refuse(b"", "request head took too long")
+
+    def _refuse(self, answer: bytes, why: str) -> None:
+        """Hear no more of this client, and close when it has what it is owed."""
+        self._log_malformed(why)
+        self._is_deaf = True
+        self._head_is_over()
+        if self.cycle is None or self.cycle.response_complete:
+            self.connection.write(answer)
+            self.connection.close()
+        else:
+            self.cycle.keep_alive = False
+
+    def _log_malformed(self, why: str) -> None:
+        client = self.client[0] if self.client else "?"
+        _malformed.log(logging.INFO, "HTTP %s: refused, %s", client, why)
 
     def _check_options(self, transport: asyncio.Transport) -> None:
         sock = transport.get_extra_info("socket")

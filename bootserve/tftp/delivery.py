@@ -15,11 +15,11 @@ from enum import Enum, auto
 from typing import Any
 
 from bootserve.catalog.assets import READ_SIZE, Source
+from bootserve.text import as_word
 from bootserve.tftp.packet import ErrorCode, MalformedPacket, data_header, encode_error, parse
 from bootserve.tftp.session import Action, Finish, ReadSession, Send, SendBlocks
 from bootserve.watch.ledger import End, Transfer
 from bootserve.watch.quiet import QuietLog, describe
-from bootserve.watch.text import as_word
 
 _DATAGRAMS_PER_TURN = 16
 _LARGEST_DATAGRAM = 512  # of those that mean something to a transfer: ACK and ERROR

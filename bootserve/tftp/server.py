@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from bootserve.catalog.assets import AssetForbidden, AssetNotFound, Source
+from bootserve.catalog.assets import AssetForbidden, AssetNotFound, AssetUnavailable, Source
+from bootserve.text import as_word, printable
 from bootserve.tftp import sockets
 from bootserve.tftp.delivery import Delivery
 from bootserve.tftp.netascii import NetasciiRefused, NetasciiTexts
@@ -43,7 +44,6 @@ from bootserve.tftp.session import PATIENCE, ReadSession
 from bootserve.tftp.sockets import Peer, SocketAddress, open_socket
 from bootserve.watch.ledger import End, Ledger
 from bootserve.watch.quiet import QuietLog, describe
-from bootserve.watch.text import as_word, printable
 
 __all__ = ["Opener", "TftpRequestInfo", "TftpServer", "open_socket"]
 
@@ -286,6 +286,9 @@ class TftpServer:
                 return await self._netascii.convert(source)
         except AssetNotFound as error:
             raise _Refusal(ErrorCode.FILE_NOT_FOUND, "file not found", error.reason) from error
+        except AssetUnavailable as error:
+            message = "server busy, try again"
+            raise _Refusal(ErrorCode.NOT_DEFINED, message, error.reason) from error
         except AssetForbidden as error:
             message = "file may not be read"
             raise _Refusal(ErrorCode.ACCESS_VIOLATION, message, error.reason) from error

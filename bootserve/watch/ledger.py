@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from bootserve.watch.text import as_word, printable
+from bootserve.text import as_word, printable
 
 logger = logging.getLogger("bootserve.transfer")
 
@@ -28,6 +28,7 @@ class End(StrEnum):
     OPTIONS_REFUSED = "client refused our options"
     REPLACED = "client asked again"
     FILE_ERROR = "file could not be read to its end"
+    FILE_CHANGED = "file was written to while it was sent"
     SERVER_ERROR = "server failed"
     SERVER_STOPPED = "server was stopped"
 
@@ -90,7 +91,7 @@ class Ledger:
         self._live.remove(transfer)
         who = printable(transfer.client)
         if transfer.machine:
-            who += f" ({printable(transfer.machine)})"
+            who += f" ({as_word(transfer.machine)})"
         more = "".join(f", {count} {what}" for what, count in transfer.details.items() if count)
         logger.log(
             logging.INFO if end.is_normal else logging.WARNING,

@@ -47,8 +47,11 @@ def commands(line: str) -> list[Command]:
 
 def expand(word: str, settings: Mapping[str, str]) -> str:
     while match := _SETTING.search(word):
-        name = match[1].partition(":")[0]
-        word = word[: match.start()] + settings.get(name, "") + word[match.end() :]
+        name, _, kind = match[1].partition(":")
+        value = settings.get(name, "")
+        if kind == "hexraw":
+            value = value.encode().hex()
+        word = word[: match.start()] + value + word[match.end() :]
     return word
 
 

@@ -313,3 +313,33 @@ def test_walk_lists_each_name_once_and_looks_no_deeper_than_told(tmp_path: Path)
     names = list(assets.walk("x", 9))
     assert sorted(names) == ["x/a", "x/d/b", "x/d/d/c", "x/z"]
     assert list(assets.walk("none", 9)) == []
+
+
+def test_a_root_that_the_server_may_not_enter_does_not_hide_the_others(
+    public_dir: Path, unprivileged: Unprivileged
+) -> None:
+    for root in ("closed", "open"):
+        (public_dir / root).mkdir()
+        (public_dir / root / "vmlinuz").write_text(root)
+    (public_dir / "closed").chmod(0)
+    try:
+        done = unprivileged(
+            """
+assets = Assets([Path(root) for root in sys.argv[1:]])
+with assets.open_now("vmlinuz") as asset:
+    print(asset.read_blocking(10).decode())
+""",
+            public_dir / "closed",
+            public_dir / "open",
+        )
+    finally:
+        (public_dir / "closed").chmod(0o755)
+    assert done.stdout == "open\n", done.stderr
+
+
+def test_links_in_circles_are_walked_once(tmp_path: Path) -> None:
+    (tmp_path / "x86_64").mkdir()
+    (tmp_path / "x86_64" / "vmlinuz").write_text("x")
+    (tmp_path / "x86_64" / "loop").symlink_to(".")
+    (tmp_path / "x86_64" / "out").symlink_to("/")
+    assert list(Assets([tmp_path]).walk("x86_64", 3)) == ["x86_64/vmlinuz"]

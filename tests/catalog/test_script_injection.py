@@ -184,9 +184,10 @@ def test_a_file_is_fetched_by_its_name_whatever_stands_in_it(tmp_path: Path, nam
     settings = {"buildarch": "x86_64", "platform": "pcbios", "mac": "MAC"}
     run = Run(dict(settings)).run(writer.menu(_URL))
     (url,) = run.fetched
-    path, _, query = url.partition("?name=")
-    assert path == f"{_URL}/profile.ipxe"
-    script = writer.profile(_URL, unquote(query))
+    assert urlsplit(url).query == urlsplit(url).fragment == ""
+    link = unquote(urlsplit(url).path)
+    assert link.startswith("/profile/")
+    script = writer.profile(_URL, link.removeprefix("/profile/"))
     assert script is not None
     run = Run(dict(settings)).run(script)
     assert run.end == "booted"

@@ -183,9 +183,9 @@ def test_without_a_default_a_stranger_gets_a_menu_of_the_profiles() -> None:
     run = Run(_client()).run(script)
     assert run.menu_timeout == 7000
     assert list(run.items.values())[:2] == ["Debian 13", "Rescue & repair"]
-    assert run.fetched == [f"{_URL}/profile.ipxe?name=debian"]
+    assert run.fetched == [f"{_URL}/profile/debian"]
     arm = Run(_client("arm64", "efi")).run(script)
-    assert arm.fetched == [f"{_URL}/profile.ipxe?name=arm"]
+    assert arm.fetched == [f"{_URL}/profile/arm"]
 
 
 @pytest.mark.parametrize(
@@ -220,8 +220,7 @@ def test_nothing_configured_is_a_menu_of_what_lies_there(tmp_path: Path) -> None
     tool = Run(_client(), choose=lambda *_: keys["x86_64/tool.ipxe"]).run(script)
     assert tool.end == f"chained {_URL}/boot/x86_64/tool.ipxe"
     kernel = Run(_client(), choose=lambda *_: keys["x86_64/vmlinuz-6.1"]).run(script)
-    (name,) = parse_qs(urlsplit(kernel.fetched[0]).query)["name"]
-    second = writer.profile(_URL, name)
+    second = writer.profile(_URL, kernel.fetched[0].removeprefix(f"{_URL}/profile/"))
     assert second is not None
     booted = Run(_client()).run(second)
     assert booted.images == [

@@ -46,7 +46,7 @@ def test_says_that_firmware_cannot_reach_another_tftp_port(kind: DhcpServer) -> 
     top = "\n".join(text(kind, tftp_port=6969).splitlines()[:5])
     assert "WARNING" in top
     assert "6969" in top
-    assert "UDP port 69 " in top
+    assert "can only reach UDP port 69" in top
     assert "WARNING" not in text(kind, tftp_port=69)
 
 

@@ -28,6 +28,7 @@ class Door:
     port: int
     root: Path
     ledger: Ledger
+    server: HttpServer
 
     async def request(
         self, text: str, *, receive_buffer: int | None = None, half_close: bool = False
@@ -94,7 +95,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
     # A fixture's two halves run in different tasks, which no task group may span.
     serving = asyncio.create_task(server.serve([listener]))
     await started.wait()
-    yield Door(listener.getsockname()[1], tmp_path, ledger)
+    yield Door(listener.getsockname()[1], tmp_path, ledger, server)
     server.should_exit = True
     server.force_exit = True
     await serving

@@ -180,7 +180,29 @@ async def test_autoexec_is_the_entry_script(client: httpx.AsyncClient, path: str
 
 async def test_the_menu_leads_to_what_lies_in_the_root(client: httpx.AsyncClient) -> None:
     menu = (await client.get("/machine.ipxe?mac=52:54:00:00:00:01")).text
-    [link] = {word for word in menu.split() if "profile.ipxe" in word}
+    [link] = {word for word in menu.split() if "/profile/" in word}
     script = (await client.get(link)).text
     assert "http://boot.example:8080/boot/i386/vmlinuz" in script
-    assert (await client.get("/profile.ipxe?name=nothing")).status_code == 404
+    assert (await client.get("/profile/nothing")).status_code == 404
+
+
+async def test_what_a_machine_says_cannot_forge_a_line_or_another_machine(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    forged = "S1) x86_64/initramfs 5 of 5 bytes in 0.1 s: complete ("
+    await client.get("/machine.ipxe", params={"serial": forged, "platform": "pcbios) x: prod"})
+    await client.get("/machine.ipxe?mac=52-54-00-00-00-01&serial=x&mac=52-54-00-00-00-99")
+    await client.get("/machine.ipxe?serial-hex=" + b"CZ+34&01".hex())
+    first, second, third = [m for m in caplog.messages if "192.0.2.7" in m]
+    assert f'("{forged}"' in first
+    assert '"pcbios) x: prod"' in first
+    assert "52:54:00:00:00:01" in second
+    assert "CZ+34&01" in third
+
+
+async def test_bytes_that_an_old_ipxe_prints_with_their_sign(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    (tmp_path / "h\u00fc").write_bytes(b"found")
+    assert (await client.get("/boot/h%FFFFFFC3%FFFFFFBC")).content == b"found"

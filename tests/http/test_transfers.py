@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
+from bootserve.http import protocol
 from tests.http.conftest import DEADLINE, Door, eventually, read_response, read_to_end
 
 BIG = os.urandom(1 << 20) * 24
@@ -212,3 +214,94 @@ async def test_a_malformed_request_is_refused_and_the_next_client_served(
         assert (await read_to_end(client)).startswith(b"HTTP/1.1 400 ")
     with await door.request(GET) as client:
         assert (await read_response(client))[1] == BIG
+
+
+async def test_a_file_that_is_rewritten_in_place_is_not_sent_as_two_halves(
+    door: Door, lines: list[str]
+) -> None:
+    with await door.request(GET, receive_buffer=4096) as client:
+        await eventually(lambda: queued_here(client) > 0)
+        with (door.root / "i386" / "initramfs").open("r+b") as file:
+            file.write(bytes(len(BIG)))
+        with pytest.raises((AssertionError, ConnectionResetError)):
+            await read_response(client)
+    await eventually(lambda: bool(lines))
+    assert "written to while it was sent" in lines[0]
+
+
+async def test_a_pipelining_client_that_leaves_costs_nothing_more(
+    door: Door, lines: list[str]
+) -> None:
+    huge = 1 << 40
+    (door.root / "huge").touch()
+    os.truncate(door.root / "huge", huge)
+    get = "GET /boot/huge HTTP/1.1\nHost: x\n\n"
+    with await door.request(get * 2, receive_buffer=4096) as client:
+        await asyncio.get_running_loop().sock_recv(client, 1000)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await eventually(lambda: bool(lines) and not door.ledger.live)
+    assert "client closed the connection" in lines[0]
+
+
+async def test_a_request_head_without_an_end_is_refused(door: Door) -> None:
+    async def flood(client: socket.socket) -> None:
+        for _ in range(1000):
+            await asyncio.get_running_loop().sock_sendall(client, b"a" * 65536)
+
+    with await door.request("GET / HTTP/1.1\nX: ") as client, pytest.raises(ConnectionError):
+        await flood(client)
+    with await door.request(GET) as client:
+        assert (await read_response(client))[1] == BIG
+
+
+@pytest.mark.parametrize("begun", ["", "G", "GET / HTTP/1.1\nHost: x\n", GET + "GET /"])
+async def test_a_connection_that_owes_a_request_is_closed_in_time(
+    door: Door, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.2)
+    with await door.request(begun) as client:
+        data = await read_to_end(client)
+    assert data == b"" or data.endswith(BIG)
+
+
+async def test_no_head_deadline_runs_while_an_answer_is_read_slowly(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    with await door.request(GET, receive_buffer=4096) as client:
+        await eventually(lambda: queued_here(client) > 0)
+        await anyio.sleep(0.5)
+        assert (await read_response(client))[1] == BIG
+
+
+async def test_who_comes_when_the_door_is_closing_holds_nothing_up(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection may be accepted before, and be made after, the others were told to end."""
+    monkeypatch.setattr(protocol, "_DRAIN_HEAD_TIMEOUT", 0.2)
+    door.server.server_state.is_draining = True  # type: ignore[attr-defined]
+    with await door.request("") as silent:
+        assert await read_to_end(silent) == b""
+    with await door.request(GET) as client:
+        head, _, body = (await read_to_end(client)).partition(b"\r\n\r\n")
+    assert b"connection: close" in head
+    assert body == BIG
+
+
+async def test_without_descriptors_clients_are_told_to_come_again(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """iPXE takes a 404 as final, and a 503 with Retry-After as a reason to wait."""
+
+    def no_descriptor(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with await door.request(GET) as client:
+        await read_response(client)
+        monkeypatch.setattr("bootserve.catalog.assets.os.open", no_descriptor)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(client, GET.replace("\n", "\r\n").encode())
+        head, _ = await read_response(client)
+    assert head.startswith("HTTP/1.1 503 ")
+    [retry] = [line for line in head.lower().splitlines() if line.startswith("retry-after:")]
+    assert int(retry.split(":")[1]) > 0

@@ -42,7 +42,7 @@ uname -a
 free -m
 echo
 if [ -z "$once" ]; then
-    echo "This is a busybox shell in the machine's memory. 'poweroff -f' ends the demonstration."
+    echo "This is a busybox shell in the machine's memory. 'poweroff -f' or Ctrl-A X ends the demonstration."
     setsid sh -c 'exec sh < /dev/ttyS0 > /dev/ttyS0 2>&1'
 fi
 poweroff -f
@@ -146,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="switch the machine off after its greeting (also when there is no terminal)",
     )
     # Whatever ends us, the server ends with us.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     once: bool = parser.parse_args(arguments).once or not sys.stdin.isatty()
     try:
         return show(once)

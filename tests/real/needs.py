@@ -17,6 +17,6 @@ def debian_parts(architecture: debian.Architecture) -> debian.Parts:
     if not found.present():
         pytest.skip(
             f"Debian's kernel and busybox for {architecture} are not in"
-            f" {debian.CACHE}: fetch them with `python -m tests.real.debian`"
+            f" {debian.CACHE}: fetch them with `.venv/bin/python -m tests.real.debian`"
         )
     return found

@@ -9,9 +9,12 @@ that Linux boots is shown in test_boot.py.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import socket
 import struct
+import threading
 from typing import TYPE_CHECKING
 
 from . import needs, server
@@ -121,16 +124,18 @@ class Machine(Process):
         hostname: str = "",
     ) -> None:
         console = site.directory / f"{name}.console"
-        self._keyboard = site.directory / f"{name}.keyboard"
+        self._keyboard: socket.socket | None = None
+        self._listener: threading.Thread | None = None
+        self._socket = site.directory / f"{name}.keyboard"
         entry = f"http://{HOST_SEEN_FROM_INSIDE}:{site.port}/boot.ipxe"
-        line = f"socket,id=line,path={self._keyboard},server=on,wait=off,logfile={console}"
+        line = f"socket,id=line,path={self._socket},server=on,wait=off,logfile={console}"
         named = f",hostname={option(hostname)}" if hostname else ""
         command: list[str] = [
             needs.program(f"qemu-system-{cpu}", "qemu-system-x86"),
             *("-name", name, "-accel", "tcg", "-m", str(memory), "-nodefaults", "-no-reboot"),
             *("-nographic", "-monitor", "none", "-chardev", line, "-serial", "chardev:line"),
             *("-netdev", f"user,id=n0,bootfile={entry}{named}"),
-            *("-device", f"virtio-net-pci,netdev=n0,mac={mac},bootindex=0"),
+            *("-device", f"virtio-net-pci,netdev=n0,mac={mac},bootindex=1"),
             *options,
         ]
         super().__init__(name, command, site.directory)
@@ -143,11 +148,161 @@ class Machine(Process):
         return re.sub(r"\x1b(\[[0-9;=?]*[A-Za-z]|.)|[\x00\x07]", "", placed)
 
     def type(self, keys: str) -> None:
-        with socket.socket(socket.AF_UNIX) as line:
-            line.connect(str(self._keyboard))
-            line.sendall(keys.encode())
+        """Press keys; when the console shows that somebody is waiting for them."""
+        if self._keyboard is None:
+            self._keyboard = socket.socket(socket.AF_UNIX)
+            self._keyboard.connect(str(self._socket))
+            self._listener = threading.Thread(target=_drain, args=(self._keyboard,))
+            self._listener.start()
+        self._keyboard.sendall(keys.encode())
+
+    def stop(self, seconds: float = 5) -> int:
+        try:
+            return super().stop(seconds)
+        finally:
+            # Not before: QEMU forgets the keys of a keyboard that is pulled out.
+            if self._keyboard is not None and self._listener is not None:
+                self._listener.join()
+                self._keyboard.close()
+                self._keyboard = None
+
+
+def _drain(line: socket.socket) -> None:
+    """Take what the line says to the keyboard, until QEMU ends.
+
+    QEMU writes a character to its log again if the line was full and it has to try again; a few
+    hundred characters fill it.
+    """
+    with contextlib.suppress(OSError):
+        while line.recv(65536):
+            pass
 
 
 def option(value: str) -> str:
     """A value in one of QEMU's lists of options, where a comma ends it."""
     return value.replace(",", ",,")
+
+
+# --- a site with everything that can go wrong -------------------------------------------------
+
+# Everything that means something to iPXE, to a shell, to a URL or to a template.
+HOSTILE_TITLE = r"a||b || reboot && reboot ; reboot #x ${mac} {{x}} \ back\\"
+HOSTILE_NAME = 'rack #1 || reboot ; "${mac}" \\'
+HOSTILE_FOLDER = "x86_64/a b%20c #d?e&f+g;h=$i ${mac} || reboot"
+UNICODE_KERNEL = "x86_64/größer/Ядро"
+HOSTILE_WORDS = (
+    r"a||b || c && d ; e #f #g=1 mac=${mac} \ h\\ i\j  double   blank % %20 $HOME $ {x} -- --name x"
+    r""" quote="k l" 'm'"""
+)
+HOSTILE_TAIL = "#last \\"
+
+
+def toml(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+PROFILES = f"""
+[boot]
+default = "plain"
+
+[profiles.plain]
+kernel = "x86_64/plain"
+
+[profiles.evil]
+kernel = "x86_64/evil"
+
+[profiles.late]
+kernel = "x86_64/plain"
+initrds = ["x86_64/first", "x86_64/late"]
+
+[profiles.quoted]
+title = {toml(HOSTILE_TITLE)}
+architectures = ["x86_64"]
+kernel = {toml(HOSTILE_FOLDER + "/vm linuz")}
+initrds = [{toml(HOSTILE_FOLDER + "/#1 || reboot")}, {toml(HOSTILE_FOLDER + "/2")}]
+cmdline = {toml(f"console=ttyS0 ünï=ü {HOSTILE_WORDS}")}
+
+[profiles.unicode]
+kernel = {toml(UNICODE_KERNEL)}
+
+[profiles.quoted-linux]
+title = {toml(HOSTILE_TITLE)}
+architectures = ["x86_64"]
+kernel = {toml(HOSTILE_FOLDER + "/linux")}
+initrds = [{toml(HOSTILE_FOLDER + "/initramfs")}, "x86_64/empty"]
+cmdline = {toml(f"console=ttyS0 {HOSTILE_WORDS}")}
+
+[profiles.narrow]
+kernel = "i386/plain"
+
+[profiles.both]
+architectures = ["x86_64", "i386"]
+kernel = "{{arch}}/plain"
+
+[profiles.arm]
+kernel = "arm64/plain"
+
+[profiles.raw]
+script = '''#!ipxe
+echo raw: ${{bootserve-url}} && echo raw: as it is
+exit
+'''
+
+[[machines]]
+name = {toml(HOSTILE_NAME)}
+mac = "52:54:00:00:05:01"
+profile = "quoted"
+cmdline = {toml(HOSTILE_TAIL)}
+
+[[machines]]
+mac = "52:54:00:00:05:02"
+profile = "quoted-linux"
+cmdline = {toml(HOSTILE_TAIL)}
+
+[[machines]]
+mac = "52:54:00:00:05:03"
+profile = "unicode"
+
+[[machines]]
+mac = "52:54:00:00:03:01"
+profile = "late"
+
+[[machines]]
+mac = "52:54:00:00:0e:11"
+profile = "evil"
+
+[[machines]]
+uuid = "4c4c4544-0042-3510-8054-b4c04f4d3432"
+profile = "plain"
+cmdline = "by-uuid"
+
+[[machines]]
+serial = "CZ 34/01"
+profile = "narrow"
+cmdline = "by-serial"
+
+[[machines]]
+serial = "CZ+34&01=%41 #7"
+profile = "both"
+cmdline = "by-serial"
+
+[[machines]]
+hostname = "board-7"
+profile = "arm"
+
+[[machines]]
+mac = "52:54:00:00:09:01"
+profile = "raw"
+"""
+
+
+def profiles_site(directory: Path, more: str = "") -> Site:
+    """The site with `PROFILES`, and what they boot."""
+    site = Site(directory, PROFILES + more)
+    for name in ("x86_64/plain", "x86_64/evil", "i386/plain", UNICODE_KERNEL):
+        site.put_kernel(name)
+    site.put("x86_64/first", bytes(5000))
+    site.put_kernel(HOSTILE_FOLDER + "/vm linuz")
+    site.put(HOSTILE_FOLDER + "/#1 || reboot", bytes(5000))
+    site.put(HOSTILE_FOLDER + "/2", bytes(100))
+    return site

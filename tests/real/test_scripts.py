@@ -6,15 +6,28 @@ and one the ipxe.efi of the distribution.
 
 from __future__ import annotations
 
-import json
+import os
 import re
+import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from . import initramfs, needs
+from . import debian, initramfs, needs
 from .process import Process, wait_until
-from .script_lab import BOOTED, HOST_SEEN_FROM_INSIDE, Machine, Site, option
+from .script_lab import (
+    BOOTED,
+    HOST_SEEN_FROM_INSIDE,
+    HOSTILE_FOLDER,
+    HOSTILE_TAIL,
+    HOSTILE_TITLE,
+    HOSTILE_WORDS,
+    UNICODE_KERNEL,
+    Machine,
+    Site,
+    option,
+    profiles_site,
+)
 from .vm import OVMF_CODE
 
 if TYPE_CHECKING:
@@ -25,115 +38,17 @@ if TYPE_CHECKING:
 SECONDS = 60
 EFI_SECONDS = 150
 
-# --- what is configured -----------------------------------------------------------------------
+IPXE_EFI = "/boot/ipxe.efi"
 
-# Everything that means something to iPXE, to a shell, to a URL or to a template.
-HOSTILE_TITLE = r"a||b || reboot && reboot ; reboot #x ${mac} {{x}} \ back\\"
-HOSTILE_NAME = 'rack #1 || reboot ; "${mac}" \\'
-HOSTILE_FOLDER = "x86_64/a b%20c #d?e&f+g;h=ü$i ${mac} || reboot"
-HOSTILE_WORDS = (
-    r"a||b || c && d ; e #f #g=1 mac=${mac} \ h\\ i\j  double   blank % %20 $HOME $ {x} -- --name x"
-    r""" quote="k l" 'm'"""
-)
-HOSTILE_TAIL = "#last \\"
-# As the kernel gets it: single-spaced, iPXE's settings filled in, and nothing else touched.
-MAC = "52:54:00:00:05:01"
+# Machines by their MAC; which profile is whose stands in script_lab.py.
+QUOTED = "52:54:00:00:05:01"
+QUOTED_EFI = "52:54:00:00:05:02"
+STRANGER = "52:54:00:00:06:01"
 
 
-def expected(words: str, mac: str) -> str:
+def expected(mac: str, words: str) -> str:
+    """As the kernel gets it: single-spaced, iPXE's settings filled in, nothing else touched."""
     return re.sub(" +", " ", words).replace("${mac}", mac)
-
-
-def toml(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-PROFILES = f"""
-[boot]
-default = "plain"
-
-[profiles.plain]
-kernel = "x86_64/plain"
-
-[profiles.evil]
-kernel = "x86_64/evil"
-
-[profiles.late]
-kernel = "x86_64/plain"
-initrds = ["x86_64/first", "x86_64/late"]
-
-[profiles.quoted]
-title = {toml(HOSTILE_TITLE)}
-architectures = ["x86_64"]
-kernel = {toml(HOSTILE_FOLDER + "/vm linuz")}
-initrds = [{toml(HOSTILE_FOLDER + "/#1 || reboot")}, {toml(HOSTILE_FOLDER + "/2")}]
-cmdline = {toml(f"console=ttyS0 ünï=ü {HOSTILE_WORDS}")}
-
-[profiles.quoted-linux]
-title = {toml(HOSTILE_TITLE)}
-architectures = ["x86_64"]
-kernel = {toml(HOSTILE_FOLDER + "/linux")}
-initrds = [{toml(HOSTILE_FOLDER + "/initramfs")}, "x86_64/empty"]
-cmdline = {toml(f"console=ttyS0 {HOSTILE_WORDS}")}
-
-[profiles.narrow]
-kernel = "i386/plain"
-
-[profiles.both]
-architectures = ["x86_64", "i386"]
-kernel = "{{arch}}/plain"
-
-[profiles.arm]
-kernel = "arm64/plain"
-
-[profiles.raw]
-script = '''#!ipxe
-echo raw: ${{bootserve-url}} && echo raw: as it is
-exit
-'''
-
-[[machines]]
-name = {toml(HOSTILE_NAME)}
-mac = "{MAC}"
-profile = "quoted"
-cmdline = {toml(HOSTILE_TAIL)}
-
-[[machines]]
-mac = "52:54:00:00:05:02"
-profile = "quoted-linux"
-cmdline = {toml(HOSTILE_TAIL)}
-
-[[machines]]
-mac = "52:54:00:00:03:01"
-profile = "late"
-
-[[machines]]
-mac = "52:54:00:00:0e:11"
-profile = "evil"
-
-[[machines]]
-uuid = "4c4c4544-0042-3510-8054-b4c04f4d3432"
-profile = "plain"
-cmdline = "by-uuid"
-
-[[machines]]
-serial = "CZ 34/01"
-profile = "narrow"
-cmdline = "by-serial"
-
-[[machines]]
-serial = "CZ+34&01=%41 #7"
-profile = "both"
-cmdline = "by-serial"
-
-[[machines]]
-hostname = "board-7"
-profile = "arm"
-
-[[machines]]
-mac = "52:54:00:00:09:01"
-profile = "raw"
-"""
 
 
 class Served(NamedTuple):
@@ -143,30 +58,46 @@ class Served(NamedTuple):
     server: Process
 
 
-def profiles_site(directory: Path, more: str) -> Site:
-    site = Site(directory, PROFILES + more)
-    for name in ("x86_64/plain", "x86_64/evil", "i386/plain"):
-        site.put_kernel(name)
-    site.put("x86_64/first", bytes(5000))
-    site.put_kernel(HOSTILE_FOLDER + "/vm linuz")
-    site.put(HOSTILE_FOLDER + "/#1 || reboot", bytes(5000))
-    site.put(HOSTILE_FOLDER + "/2", bytes(100))
-    return site
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    site = profiles_site(tmp_path_factory.mktemp("profiles"), "")
+    site = profiles_site(tmp_path_factory.mktemp("profiles"))
     with site.serve() as server:
         yield Served(site, server)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def forsaken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A machine whose kernel is missing for good and at which nobody looks: it takes a minute."""
     site = given_up_site(tmp_path_factory.mktemp("forsaken"))
     with site.serve(), Machine(site, "forsaken") as machine:
         yield machine
+
+
+@pytest.fixture(scope="module")
+def efi(served: Served) -> Iterator[Machine]:
+    """A machine with UEFI, on which iPXE hands Linux itself a command line of its own making."""
+    found = needs.debian_parts("amd64")
+    ovmf = needs.file(OVMF_CODE, "ovmf")
+    ipxe = needs.file(IPXE_EFI, "ipxe")
+    site = served.site
+    site.put(HOSTILE_FOLDER + "/linux", found.kernel.read_bytes())
+    init = initramfs.system(found.busybox, initramfs.PROOF_INIT)
+    site.put(HOSTILE_FOLDER + "/initramfs", init)
+    site.put("x86_64/empty", initramfs.padding(b""))
+    firmware = f"if=pflash,unit=0,format=raw,readonly=on,file={ovmf}"
+    options = ("-machine", "q35", "-device", "virtio-rng-pci", "-drive", firmware)
+    kernel = ("-kernel", str(ipxe))
+    with Machine(site, "efi", *options, *kernel, memory=512, mac=QUOTED_EFI) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _at_once(request: pytest.FixtureRequest) -> None:
+    """What takes long is switched on first; where something is missing, its own test says so."""
+    if shutil.which("qemu-system-x86_64"):
+        request.getfixturevalue("forsaken")
+        if debian.parts("amd64").present() and all(map(os.path.isfile, (OVMF_CODE, IPXE_EFI))):
+            request.getfixturevalue("efi")
 
 
 def given_up_site(directory: Path) -> Site:
@@ -176,10 +107,10 @@ def given_up_site(directory: Path) -> Site:
     )
 
 
-def boots(machine: Machine, server: Process, seconds: float = SECONDS) -> tuple[str, int, str]:
+def boots(machine: Machine, server: Process) -> tuple[str, int, str]:
     """What the stub kernel says: its name, the size of its initrds, its command line."""
     with server.shown_on_failure():
-        name, size, cmdline = machine.wait_for(BOOTED, seconds).groups()
+        name, size, cmdline = machine.wait_for(BOOTED, SECONDS).groups()
     assert machine.wait_end(10) == 0
     return name, int(size, 16), cmdline
 
@@ -204,14 +135,14 @@ def test_menu_of_the_asset_root_boots_its_first_entry_by_itself(shelf: Served) -
         machine.wait_for(r"^ +x86_64/a/vmlinuz +\(2\)", SECONDS)
         machine.wait_for("Ask the server again", 5)
         assert boots(machine, shelf.server) == ("x86_64/a/vmlinuz", 5000, "console=ttyS0 quiet")
-        assert re.search(r"^ +bootserve: [0-9a-f:]+ \(x86_64 pcbios\)", machine.text(), re.M)
+        assert re.search(r"^bootserve: [0-9a-f:]+ \(x86_64 pcbios\)", machine.text(), re.M)
 
 
 def test_person_takes_another_entry_whatever_its_name(shelf: Served) -> None:
     with Machine(shelf.site, "chosen") as machine:
         machine.wait_for(r"x86_64/a/vmlinuz +\(2\)", SECONDS)
         machine.type("\x1b[B")
-        machine.wait_for(r"x86_64/b b%20c #d\?e&f\+g;h=", 5)
+        machine.wait_for(r"x86_64/b b%20c #d\?e&f\+g;h=\$i", 5)
         machine.type("\r")
         assert boots(machine, shelf.server)[0].startswith("x86_64/b ")
 
@@ -235,11 +166,12 @@ def test_machine_waits_for_its_first_kernel_and_for_the_server(tmp_path: Path) -
 
 def test_machine_boots_when_its_missing_initramfs_appears(served: Served) -> None:
     with Machine(served.site, "late", mac="52:54:00:00:03:01") as machine:
-        machine.wait_for(
-            r"late.*\n+.*attempt 1 of 8 failed .*next in 1 s, Ctrl-C for a sh", SECONDS
+        # A screen is 80 columns wide: the rest of these lines is on the next.
+        attempt = (
+            r"^bootserve: attempt {} of 8 failed \(error 0x2d0c\w+\), next in {} s, Ctrl-C for "
         )
-        machine.wait_for("attempt 2 of 8 failed .*next in 2 s", 10)
-        machine.wait_for("attempt 3 of 8 failed .*next in 4 s", 10)
+        for number, pause in ((1, 1), (2, 2), (3, 4)):
+            machine.wait_for(attempt.format(number, pause), SECONDS)
         served.site.put("x86_64/late", bytes(100))
         assert boots(machine, served.server) == ("x86_64/plain", 8192 + 100, "")
         # What had come before was not fetched again.
@@ -265,48 +197,39 @@ def test_machine_that_cannot_boot_ends_with_a_shell(tmp_path: Path) -> None:
 
 
 def test_values_of_the_configuration_reach_the_kernel_unharmed(served: Served) -> None:
-    with Machine(served.site, "quoted", mac=MAC) as machine:
+    with Machine(served.site, "quoted", mac=QUOTED) as machine:
         name, size, cmdline = boots(machine, served.server)
         assert name == HOSTILE_FOLDER + "/vm linuz"
         assert size == 8192 + 100
         words = f"console=ttyS0 ünï=ü {HOSTILE_WORDS} {HOSTILE_TAIL}"
-        assert cmdline == expected(words, MAC)
+        assert cmdline == expected(QUOTED, words)
         # The console may break a line, and it separates the $ from what would be a setting.
         title = re.sub(r"\s", "", machine.text().partition("booting ")[2])
         assert title.startswith(re.sub(r"\s", "", HOSTILE_TITLE))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def efi(served: Served) -> Iterator[Machine]:
-    """A machine with UEFI, on which iPXE hands Linux itself a command line of its own making."""
-    found = needs.debian_parts("amd64")
-    ovmf = needs.file(OVMF_CODE, "ovmf")
-    ipxe = needs.file("/boot/ipxe.efi", "ipxe")
-    site = served.site
-    site.put(HOSTILE_FOLDER + "/linux", found.kernel.read_bytes())
-    init = initramfs.system(found.busybox, initramfs.PROOF_INIT)
-    site.put(HOSTILE_FOLDER + "/initramfs", init)
-    site.put("x86_64/empty", initramfs.padding(b""))
-    firmware = f"if=pflash,unit=0,format=raw,readonly=on,file={ovmf}"
-    options = ("-machine", "q35", "-device", "virtio-rng-pci", "-drive", firmware)
-    kernel = ("-kernel", str(ipxe))
-    with Machine(site, "efi", *options, *kernel, memory=512, mac="52:54:00:00:05:02") as machine:
-        yield machine
+def test_file_names_that_are_not_ascii(served: Served) -> None:
+    with Machine(served.site, "unicode", mac="52:54:00:00:05:03") as machine:
+        assert boots(machine, served.server)[0] == UNICODE_KERNEL
 
 
 # --- who the machine is -----------------------------------------------------------------------
 
 
 def test_hostile_identity_changes_nothing(served: Served) -> None:
+    # Were a part of it taken for a machine's MAC, that machine's profile would boot.
     uuid = "4c4c4544-0042-3510-8054-b4c04f4d3432"
     serial = "x y||reboot #${mac}&mac=52-54-00-00-0e-11&name=evil,"
-    hostname = "h; reboot||\nI HTTP forged #&mac=52-54-00-00-0e-11"
+    # QEMU takes 32 characters.
+    hostname = "h||\nI forged&mac=525400000e11"
     smbios = f"type=1,serial={option(serial)},uuid={uuid}"
-    with Machine(served.site, "hostile", "-smbios", smbios, hostname=hostname) as machine:
+    with Machine(
+        served.site, "hostile", "-smbios", smbios, mac=STRANGER, hostname=hostname
+    ) as machine:
         assert boots(machine, served.server) == ("x86_64/plain", 0, "by-uuid")
     (line,) = [line for line in served.server.log().splitlines() if "forged" in line]
-    assert "ignored hostname" in line
-    assert r"\nI HTTP forged" in line.replace("\\\\", "\\")
+    assert f'({STRANGER}, i386 pcbios) gets the script of: plain; ignored "hostname' in line
+    assert r"\nI forged&mac=" in line
 
 
 def test_32_bit_profile_by_serial_number_on_a_64_bit_machine(served: Served) -> None:
@@ -342,7 +265,7 @@ def test_raw_script_runs_as_it_is(served: Served) -> None:
 def test_rom_is_replaced_over_http_where_there_is_no_tftp(tmp_path: Path) -> None:
     needs.file("/usr/lib/ipxe/undionly.kpxe", "ipxe")
     site = profiles_site(tmp_path, "[ipxe]\nrechain = true\n")
-    with site.serve() as server, Machine(site, "rechain", mac=MAC) as machine:
+    with site.serve() as server, Machine(site, "rechain", mac=QUOTED) as machine:
         name, _, cmdline = boots(machine, server)
         assert name == HOSTILE_FOLDER + "/vm linuz"
         assert cmdline.endswith(HOSTILE_TAIL)
@@ -359,7 +282,7 @@ def test_values_of_the_configuration_reach_linux_under_uefi(served: Served, efi:
     with served.server.shown_on_failure():
         marker = rf"^{initramfs.MARKER} .* cmdline=<(.*)>\s*$"
         cmdline = efi.wait_for(marker, EFI_SECONDS)[1]
-    words = expected(f"console=ttyS0 {HOSTILE_WORDS} {HOSTILE_TAIL}", "52:54:00:00:05:02")
+    words = expected(QUOTED_EFI, f"console=ttyS0 {HOSTILE_WORDS} {HOSTILE_TAIL}")
     assert words + " initrd=initrd0 initrd=initrd1" in cmdline
     assert efi.wait_end(30) == 0
 

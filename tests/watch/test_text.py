@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootserve.watch.text import printable
+from bootserve.text import printable
 
 _ANY_TEXT = st.text(st.characters(codec=None), max_size=150)
 

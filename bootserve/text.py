@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _LONGEST = 200
+_PUNCTUATION = frozenset(' "(),;')
 
 
 def printable(text: str) -> str:
@@ -18,9 +19,9 @@ def printable(text: str) -> str:
 
 
 def as_word(text: str) -> str:
-    """The same as one word: in quotes if it has blanks, lest it imitate the rest of its line."""
+    """The same as one word: in quotes if it could imitate the rest of its line."""
     text = printable(text)
-    if " " not in text and '"' not in text:
+    if text and not _PUNCTUATION & set(text):
         return text
     return '"' + text.replace('"', '\\"') + '"'
 

@@ -42,7 +42,8 @@ uname -a
 free -m
 echo
 if [ -z "$once" ]; then
-    echo "This is a busybox shell in the machine's memory. 'poweroff -f' or Ctrl-A X ends the demonstration."
+    echo "This is a busybox shell in the machine's memory."
+    echo "'poweroff -f' or Ctrl-A X ends the demonstration."
     setsid sh -c 'exec sh < /dev/ttyS0 > /dev/ttyS0 2>&1'
 fi
 poweroff -f

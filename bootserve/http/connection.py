@@ -190,6 +190,17 @@ class Connection(asyncio.Transport):
             return
         self._linger = self._loop.call_later(pause, self._look_again, min(pause * 2, _LONGEST_LOOK))
 
+    async def cut(self) -> None:
+        """Reset the connection, and return when it is gone; what is under way is dropped.
+
+        Without SO_LINGER (socket(7)) the kernel would go on to deliver what it has, and the client
+        would end with more than we know of.
+        """
+        if self._socket is not None and not self._lost.is_set():
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
+        await self._lost.wait()
+
     def abort(self) -> None:
         self._closing = True
         self._transport.abort()

@@ -94,7 +94,7 @@ class FileAnswer:
                 return
             if end in (End.FILE_ERROR, End.FILE_CHANGED):
                 # At once: what is still under way would only look like more of a file.
-                connection.abort()
+                await connection.cut()
             if end is End.COMPLETE:
                 delivery = await connection.delivered(begin + transfer.total)
                 end, reason = _VERDICTS[delivery]

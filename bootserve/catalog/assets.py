@@ -1,16 +1,7 @@
 """A name becomes an open file under an asset root.
 
-Rules of this module:
-
-* A name is a relative path with ``/`` between its parts, taken from an untrusted client. Empty
-  parts and ``.`` are dropped (firmware builds ``dir//file``); ``..``, NUL and absolute escapes
-  name nothing.
-* Whether a file may be served is decided on the descriptor that was opened, never on its name:
-  it is opened with ``O_PATH`` (which reads nothing, wakes no FIFO, touches no device), must be a
-  regular file, and must lie below its root as the kernel names it in ``/proc/self/fd``. So links
-  inside a root work, also absolute ones and a root that is itself a link, and links that lead out
-  do not, whatever is renamed meanwhile.
-* What was opened is what is sent: size and validators come from the same descriptor as the bytes.
+What was opened is what is sent: size and validators come from the same descriptor as the bytes.
+What may be opened is decided in `opening`.
 """
 
 from __future__ import annotations
@@ -18,7 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +18,29 @@ from typing import Protocol
 import aiofiles.os
 import anyio.to_thread
 
+from bootserve.catalog.opening import (
+    AssetError,
+    AssetForbidden,
+    AssetNotFound,
+    AssetUnavailable,
+    open_below,
+    open_extra,
+    split_name,
+)
 from bootserve.catalog.roots import files_below
+
+__all__ = [
+    "READ_SIZE",
+    "Asset",
+    "AssetError",
+    "AssetForbidden",
+    "AssetNotFound",
+    "AssetUnavailable",
+    "Assets",
+    "Source",
+    "Text",
+    "split_name",
+]
 
 READ_SIZE = 256 * 1024
 """Bytes per read in the doors' copying paths: large enough that a thread hop for a cold page costs
@@ -39,27 +51,6 @@ _pread = aiofiles.os.wrap(os.pread)
 _readers = ThreadPoolExecutor(64, "bootserve-read")
 """Threads that wait for disks, of their own: a medium that hangs holds up nobody who opens a file
 or is read from another. They end with the process."""
-
-
-class AssetError(Exception):
-    """A name that cannot be served; ``str()`` is one sentence for an operator's log."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name!r}: {reason}")
-        self.name = name
-        self.reason = reason
-
-
-class AssetNotFound(AssetError):
-    """There is no such regular file below any root."""
-
-
-class AssetForbidden(AssetError):
-    """There is something of that name, but it leads out of its root or cannot be read."""
-
-
-class AssetUnavailable(AssetError):
-    """The server cannot open files now (no descriptors, a medium that fails); later it may."""
 
 
 class Source(Protocol):
@@ -185,14 +176,6 @@ class Asset:
         self.close()
 
 
-def split_name(name: str) -> list[str] | None:
-    """Return the parts of a client's name for a file, or ``None`` if it can name nothing."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if not parts or ".." in parts or "\0" in name:
-        return None
-    return parts
-
-
 class Assets:
     """The files that may be served: everything regular below the roots, plus named extras.
 
@@ -232,7 +215,7 @@ class Assets:
         refusal: AssetForbidden | None = None
         for root in self.roots:
             try:
-                found = _open_below(root, name)
+                found = open_below(root, name)
             except AssetForbidden as error:
                 refusal = refusal or error
                 continue
@@ -240,7 +223,7 @@ class Assets:
                 return Asset(name, found)
         extra = self.extras.get(name)
         if extra is not None:
-            return Asset(name, _open_extra(name, extra))
+            return Asset(name, open_extra(name, extra))
         raise refusal or AssetNotFound(name, "no such file below the asset roots")
 
     def exists(self, name: str) -> bool:
@@ -265,77 +248,3 @@ class Assets:
                         yield name
         except OSError as error:
             raise AssetUnavailable(directory, error.strerror or "cannot be listed") from error
-
-
-_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
-
-
-def _open_below(root: Path, name: str) -> int | None:
-    """Open ``root/name`` for reading, or return ``None`` if this root has no such regular file."""
-    root_fd = _open_path(name, root, os.O_DIRECTORY)
-    if root_fd is None:
-        return None
-    try:
-        path_fd = _open_path(name, name, dir_fd=root_fd)
-        if path_fd is None:
-            return None
-        try:
-            if not stat.S_ISREG(os.fstat(path_fd).st_mode):
-                return None
-            if not _is_below(_kernel_name(root_fd), _kernel_name(path_fd)):
-                raise AssetForbidden(name, "is a link that leads out of its asset root")
-            return _reopen(name, path_fd)
-        finally:
-            os.close(path_fd)
-    finally:
-        os.close(root_fd)
-
-
-def _open_path(
-    name: str, path: Path | str, flags: int = 0, dir_fd: int | None = None
-) -> int | None:
-    """Return an ``O_PATH`` descriptor, or ``None`` if there is nothing of that name."""
-    try:
-        return os.open(path, os.O_PATH | os.O_CLOEXEC | flags, dir_fd=dir_fd)
-    except PermissionError as error:
-        raise AssetForbidden(
-            name, "cannot be reached; check the permissions of the folders it is in"
-        ) from error
-    except UnicodeEncodeError:
-        return None
-    except OSError as error:
-        if error.errno in _MISSING:
-            return None
-        raise AssetUnavailable(name, error.strerror or "cannot be opened") from error
-
-
-def _open_extra(name: str, path: Path) -> int:
-    path_fd = _open_path(name, path)
-    if path_fd is None:
-        raise AssetNotFound(name, f"{path} is gone")
-    try:
-        if not stat.S_ISREG(os.fstat(path_fd).st_mode):
-            raise AssetNotFound(name, f"{path} is not a regular file")
-        return _reopen(name, path_fd)
-    finally:
-        os.close(path_fd)
-
-
-def _reopen(name: str, path_fd: int) -> int:
-    """Turn an ``O_PATH`` descriptor into a readable one for the very same inode (proc(5))."""
-    try:
-        return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError as error:
-        raise AssetForbidden(
-            name, "may not be read by the server; check its permissions"
-        ) from error
-    except OSError as error:
-        raise AssetUnavailable(name, error.strerror or "cannot be opened") from error
-
-
-def _kernel_name(fd: int) -> str:
-    return os.readlink(f"/proc/self/fd/{fd}")
-
-
-def _is_below(root: str, path: str) -> bool:
-    return path.startswith(root.rstrip("/") + "/")

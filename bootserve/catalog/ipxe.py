@@ -28,10 +28,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bootserve.catalog.assets import Assets
+from bootserve.catalog.entries import Machine, Profile
 from bootserve.catalog.machines import Identity, Machines
 from bootserve.catalog.model import Arch, parse_server_url
 from bootserve.catalog.profiles import Kernel, discover, kernels
-from bootserve.settings import Machine, Profile, Settings
+from bootserve.settings import Settings
 
 _TERMINATORS = frozenset({"||", "&&", ";"})
 

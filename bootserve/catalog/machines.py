@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bootserve.catalog.entries import Machine
 from bootserve.catalog.model import (
     is_placeholder,
     parse_hostname,
@@ -13,7 +14,6 @@ from bootserve.catalog.model import (
     parse_serial,
     parse_uuid,
 )
-from bootserve.settings import Machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from bootserve.catalog.assets import AssetError, Assets
+from bootserve.catalog.entries import Profile
 from bootserve.catalog.model import Arch, parse_command_line
-from bootserve.settings import Profile
 from bootserve.text import printable
 
 logger = logging.getLogger("bootserve.catalog")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from bootserve.catalog.assets import Assets
+from bootserve.catalog.entries import Profile
 from bootserve.catalog.model import Arch
 from bootserve.catalog.profiles import discover, kernels
-from bootserve.settings import Profile
 
 
 def _profile(**tree: Any) -> Profile:

@@ -72,11 +72,12 @@ def serve(config: Config = None, root: Roots = None, http: Http = None, tftp: Tf
     console = Console(soft_wrap=True, highlight=False)
     banner.show(console, settings, doors)
     service = Service(settings, doors, on_ready=lambda: banner.show_ready(console))
-    if not anyio.run(service.run):
-        # A thread that waits for a medium which hangs would hold an ordinary exit up.
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(1)
+    is_clean = anyio.run(service.run)
+    # A thread that waits for a medium which hangs would hold an ordinary exit up.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if is_clean else 1)
 
 
 @app.command()

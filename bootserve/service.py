@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -25,6 +28,7 @@ from bootserve.settings import Settings
 from bootserve.sockets import ListenError, OpenSocket, open_endpoint
 from bootserve.tftp.server import TftpRequestInfo, TftpServer, open_socket
 from bootserve.watch.ledger import Ledger
+from bootserve.watch.quiet import QuietLog
 
 logger = logging.getLogger("bootserve.service")
 
@@ -96,6 +100,23 @@ def _open(
         return []
 
 
+_ACCEPTS_PER_TURN = 16
+_loop_errors = QuietLog(logger, most=5)
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what went wrong in a callback; at the descriptor limit that is thousands a second."""
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        _loop_errors.log(
+            logging.WARNING,
+            "out of descriptors (%s): new connections wait; raise LimitNOFILE or `ulimit -n`",
+            error.strerror,
+        )
+    else:
+        loop.default_exception_handler(context)
+
+
 def _is_no_cancellation(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
@@ -109,6 +130,10 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for sock in sockets or []:
+            # The kernel's queue is not what asyncio has just made of it.
+            sock.listen(socket.SOMAXCONN)
+        asyncio.get_running_loop().set_exception_handler(_report)
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -141,7 +166,8 @@ def http_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=int(settings.http.keep_alive),
-        backlog=socket.SOMAXCONN,
+        # For asyncio also the number of accept() calls per turn, and of log lines at EMFILE.
+        backlog=_ACCEPTS_PER_TURN,
     )
 
 
@@ -170,7 +196,7 @@ class Service:
             ledger=self._ledger,
             machine=self._catalog.sightings.label,
             patience=settings.tftp.patience,
-            max_sessions=settings.tftp.max_sessions,
+            max_sessions=_affordable_sessions(settings.tftp.max_sessions),
         )
 
     async def run(self) -> bool:
@@ -200,6 +226,9 @@ class Service:
                     )
                     self._http.should_exit = True
                     self._tftp.drain()
+                    # Transfers have sockets of their own; a successor may have this port now.
+                    for sock in self._doors.tftp:
+                        sock.close()
                 else:
                     logger.warning("stopped; transfers cut off: %d", len(self._ledger.live))
                     self._was_cut = True
@@ -225,6 +254,33 @@ class Service:
             if sock.getsockname()[0] in (host, "0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
                 return int(sock.getsockname()[1])
         return self._doors.http_port
+
+
+_DESCRIPTORS_PER_SESSION = 2
+_KEPT_FOR_HTTP = 0.5
+
+
+def _affordable_sessions(wanted: int) -> int:
+    """Raise our limit of descriptors to what we may have, and leave TFTP not more than half of it.
+
+    Anybody can start a TFTP transfer with one datagram; HTTP must live on.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    most = max(1, int(soft * (1 - _KEPT_FOR_HTTP)) // _DESCRIPTORS_PER_SESSION)
+    if most < wanted:
+        logger.warning(
+            "with %d descriptors TFTP serves %d transfers at once, not %d; raise LimitNOFILE",
+            soft,
+            most,
+            wanted,
+        )
+    return min(wanted, most)
 
 
 async def _numbered(signals: AsyncIterator[signal.Signals]) -> AsyncIterator[int]:

@@ -17,6 +17,8 @@ from typing import Protocol
 
 import aiofiles.os
 import anyio.to_thread
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
 
 from bootserve.catalog.opening import (
     AssetError,
@@ -49,8 +51,19 @@ little, small enough that thousands of slow clients cost megabytes, not gigabyte
 _pread = aiofiles.os.wrap(os.pread)
 
 _readers = ThreadPoolExecutor(64, "bootserve-read")
-"""Threads that wait for disks, of their own: a medium that hangs holds up nobody who opens a file
-or is read from another. They end with the process."""
+"""Threads that wait for disks, apart from those that open files."""
+
+_OPENERS = RunVar[CapacityLimiter]("bootserve_openers")
+
+
+def _openers() -> CapacityLimiter:
+    """The threads that may open files at the same time, apart from all others."""
+    try:
+        return _OPENERS.get()
+    except LookupError:
+        limiter = CapacityLimiter(128)
+        _OPENERS.set(limiter)
+        return limiter
 
 
 class Source(Protocol):
@@ -67,6 +80,9 @@ class Source(Protocol):
 
     async def read(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from ``offset``, fewer only where the source ends."""
+
+    def has_changed(self) -> bool:
+        """Whether somebody has written to it since it was opened."""
 
     def close(self) -> None: ...
 
@@ -87,6 +103,9 @@ class Text:
 
     async def read(self, offset: int, size: int) -> bytes:
         return self.body[offset : offset + size]
+
+    def has_changed(self) -> bool:
+        return False
 
     def close(self) -> None:
         """Nothing to release."""
@@ -191,7 +210,9 @@ class Assets:
 
     async def open(self, name: str) -> Asset:
         """Open ``name`` off the event loop; see `open_now`."""
-        return await anyio.to_thread.run_sync(self.open_now, name)
+        return await anyio.to_thread.run_sync(
+            self.open_now, name, limiter=_openers(), abandon_on_cancel=True
+        )
 
     def open_now(self, name: str) -> Asset:
         """Open the file that a client calls ``name``; ``boot/`` in front of it is optional.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from bootserve.catalog.assets import AssetForbidden, AssetNotFound
+from bootserve.catalog.assets import AssetForbidden, AssetNotFound, AssetUnavailable
 from bootserve.catalog.catalog import Catalog
 from bootserve.catalog.model import Arch
 from bootserve.catalog.profiles import discover, kernels
@@ -46,6 +46,6 @@ def _problem(catalog: Catalog, asset: str) -> str | None:
     except AssetNotFound:
         roots = ", ".join(str(root) for root in catalog.assets.roots)
         return f"{asset} is missing; put it below {roots} or correct the name"
-    except AssetForbidden as error:
+    except (AssetForbidden, AssetUnavailable) as error:
         return f"{asset} {error.reason}"
     return None

@@ -31,6 +31,7 @@ from bootserve.watch.quiet import QuietLog
 logger = logging.getLogger("bootserve.http")
 
 _unavailable = QuietLog(logger)
+_refusals = QuietLog(logger)
 
 _Result = TypeVar("_Result")
 
@@ -149,14 +150,14 @@ class _Routes:
         try:
             source = await self._catalog.open(name, self._url(request))
         except AssetNotFound as error:
-            logger.info("HTTP %s %s: not found", printable(client), as_word(error.name or "/"))
+            who, what = printable(client), as_word(error.name or "/")
+            _refusals.log(logging.INFO, "HTTP %s %s: not found", who, what)
             return _not_found(f"no such file: {printable(error.name)}")
         except AssetUnavailable as error:
             return _try_again(client, error)
         except AssetForbidden as error:
-            logger.warning(
-                "HTTP %s %s: refused, %s", printable(client), as_word(error.name), error.reason
-            )
+            who, what = printable(client), as_word(error.name)
+            _refusals.log(logging.WARNING, "HTTP %s %s: refused, %s", who, what, error.reason)
             return PlainTextResponse("this file may not be read\n", 403)
         if not isinstance(source, Asset):
             logger.info("HTTP %s gets the entry script, as %s", printable(client), as_word(name))
@@ -165,7 +166,7 @@ class _Routes:
 
     async def _write(self, write: Callable[[], _Result]) -> _Result:
         if self._catalog.scripts.reads_disk:
-            return await anyio.to_thread.run_sync(write)
+            return await anyio.to_thread.run_sync(write, abandon_on_cancel=True)
         return write()
 
     def _url(self, request: Request) -> str:

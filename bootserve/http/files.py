@@ -42,6 +42,9 @@ class FileAnswer:
         headers = {
             name: ", ".join(request.headers.getlist(name)) for name in set(request.headers.keys())
         }
+        if request.method != "GET":
+            # RFC 9110, section 14.2: ranges are defined for GET alone.
+            headers.pop("range", None)
         self._answer = evaluate(headers, self._validators, asset.size)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +98,8 @@ class FileAnswer:
             if end in (End.FILE_ERROR, End.FILE_CHANGED):
                 # At once: what is still under way would only look like more of a file.
                 await connection.cut()
+            if end is End.CLIENT_LEFT and connection.acked() >= begin + transfer.total:
+                end = End.COMPLETE
             if end is End.COMPLETE:
                 delivery = await connection.delivered(begin + transfer.total)
                 end, reason = _VERDICTS[delivery]
@@ -128,6 +133,8 @@ class FileAnswer:
         offset = self._answer.start
         end = offset + self._answer.length
         while offset < end:
+            # An empty piece waits for room: what is read waits in memory as long as its client.
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
             try:
                 body = await self._asset.read(offset, min(READ_SIZE, end - offset))
             except OSError as error:

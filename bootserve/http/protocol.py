@@ -80,6 +80,7 @@ class BootProtocol(HttpToolsProtocol):
             return
         was_in_head = self._head_timer is not None
         super().data_received(data)
+        self._mind_idleness()
         if was_in_head and self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT:
@@ -128,6 +129,19 @@ class BootProtocol(HttpToolsProtocol):
             return
         super().timeout_keep_alive_handler()
 
+    def _mind_idleness(self) -> None:
+        """Any data ends uvicorn's keep-alive timer, even data that begins no request."""
+        if (
+            self.timeout_keep_alive_task is None
+            and self._head_timer is None
+            and self.cycle is not None
+            and self.cycle.response_complete
+            and not self.connection.is_closing()
+        ):
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
@@ -154,6 +168,10 @@ class BootProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
+        if self.flow.read_paused:
+            # It is we who do not listen: an answer that is owed comes first.
+            self._await_head()
+            return
         if self.cycle is None or self.cycle.response_complete:
             self.connection.close()
         else:

@@ -23,6 +23,7 @@ from bootserve.watch.quiet import QuietLog, describe
 
 _DATAGRAMS_PER_TURN = 16
 _LARGEST_DATAGRAM = 512  # of those that mean something to a transfer: ACK and ERROR
+_RENAME = "replace files by renaming a new one over the old"
 _SHORTER = "the file became shorter while it was sent"
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
@@ -82,6 +83,11 @@ class Delivery:
     def start(self) -> None:
         self._loop.add_reader(self._sock, self._guarded, self._receive)
         self._guarded(lambda: self._perform(self._session.start(self._loop.time())))
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the client has acknowledged anything: its address is not forged."""
+        return self._session.is_proven
 
     def take_repeat(self) -> bool:
         """Return whether an identical request is one more of that which this answers."""
@@ -188,6 +194,10 @@ class Delivery:
         if data is None:
             self._is_loading = True
             self._spawn(self._load)
+            return
+        if (end - 1) * blksize > self._size and self._source.has_changed():
+            # Better no file than one of two halves: its last block stays here.
+            self.stop(End.FILE_CHANGED, _RENAME, "the file was changed, ask again")
             return
         sent = _Sent.OUT
         while self._next < end and sent is _Sent.OUT:

@@ -53,6 +53,8 @@ class NetasciiTexts:
             self._held += size
             try:
                 text = await source.read(0, size)
+                if source.has_changed():
+                    raise OSError("the file was changed while it was read")
                 body = await anyio.to_thread.run_sync(encode, text)
             except BaseException:
                 self._held -= size
@@ -80,6 +82,9 @@ class _Converted:
 
     async def read(self, offset: int, size: int) -> bytes:
         return self._body[offset : offset + size]
+
+    def has_changed(self) -> bool:
+        return False
 
     def close(self) -> None:
         self._pool.release(self._held)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -54,6 +55,8 @@ MAX_SESSIONS = 4096
 medium, 256 KiB."""
 
 _DATAGRAMS_PER_TURN = 64
+_LOOKED_AT = 64
+"""Transfers that one request may look at to find a place for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class TftpServer:
         self._patience = patience
         self._max_sessions = max_sessions
         self._talks: dict[SocketAddress, _Talk] = {}
+        self._unproven: dict[_Talk, None] = {}  # the oldest first; some of them proven meanwhile
         self._opening = 0
         self._netascii = NetasciiTexts()
         self._tasks: TaskGroup
@@ -169,7 +173,8 @@ class TftpServer:
     def _stop_listening(self) -> None:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
-            loop.remove_reader(sock)
+            if sock.fileno() != -1:  # their owner may have closed them once we are draining
+                loop.remove_reader(sock)
 
     def _check_drained(self) -> None:
         if self._is_draining and not self._talks:
@@ -222,9 +227,10 @@ class TftpServer:
             old.replace()
             self._talks.pop(peer.client, None)
         # Requests that were replaced while their file was being opened still cost something.
-        if max(len(self._talks), self._opening) >= self._max_sessions:
+        if max(len(self._talks), self._opening) >= self._max_sessions and not self._make_room():
             raise _Refusal(ErrorCode.NOT_DEFINED, "server busy, try again", "too many transfers")
         talk = self._talks[peer.client] = _Talk(request)
+        self._unproven[talk] = None
         self._opening += 1
         self._tasks.start_soon(self._answer, sock, talk, peer)
 
@@ -299,9 +305,24 @@ class TftpServer:
             raise _Refusal(ErrorCode.NOT_DEFINED, "file could not be read", reason) from error
         return source
 
+    def _make_room(self) -> bool:
+        """End the oldest transfer whose client has acknowledged nothing; it may never have been.
+
+        So nobody can lock real clients out with requests from forged addresses.
+        """
+        for talk in list(itertools.islice(self._unproven, _LOOKED_AT)):
+            if talk.delivery is None:
+                continue
+            del self._unproven[talk]
+            if not talk.delivery.is_proven:
+                talk.delivery.stop(End.CLIENT_SILENT, "made room for another")
+                return True
+        return False
+
     def _forget(self, client: SocketAddress, talk: _Talk) -> None:
         if self._talks.get(client) is talk:
             del self._talks[client]
+        self._unproven.pop(talk, None)
         self._check_drained()
 
     def _refuse(self, sock: socket.socket, request: Request, peer: Peer, refusal: _Refusal) -> None:

@@ -12,7 +12,7 @@ Rules of this module (RFC 1350, RFC 2347, RFC 7440):
 * The timer repeats the whole window once, then half of it, a quarter ... one block, at doubling
   intervals, until nothing has been heard from the client for ``patience``.
 * A client that has not acknowledged anything may be a forged address: it gets one packet and at
-  most three repetitions of it, then silence.
+  most three repetitions of it, then silence. It is the first to go when there are too many.
 * The time during which a window is being read or does not fit into the socket is ours, not the
   client's: no retransmission is due before the window has gone out.
 
@@ -264,8 +264,9 @@ class ReadSession:
         return self._all_but_last_ack() or self._finish(End.CLIENT_SILENT, reason)
 
     def _all_but_last_ack(self) -> list[Action]:
-        if self.is_proven and self._sent == self._last:
-            return self._finish(End.COMPLETE, "last ACK not seen")
+        has_data = self._acked >= min(1, self._last - 1)
+        if self.is_proven and has_data and self._sent == self._last:
+            return self._finish(End.UNCONFIRMED, "last ACK not seen")
         return []
 
     def _finish(self, end: End, reason: str = "") -> list[Action]:

@@ -38,6 +38,7 @@ class Body:
         self.name = name
         self.size = len(body) if claims is None else claims
         self.closed = 0
+        self.is_changed = False
         self.reads: list[tuple[int, int]] = []
         self.is_read = asyncio.Event()
         self._body = body
@@ -63,6 +64,9 @@ class Body:
         if self._failure is not None:
             raise self._failure
         return self._body[offset : offset + size]
+
+    def has_changed(self) -> bool:
+        return self.is_changed
 
     def close(self) -> None:
         self.closed += 1

@@ -271,15 +271,33 @@ async def test_too_many_at_once_are_told_so() -> None:
         for client in clients[:2]:
             client.ask_for("large", "blksize", "1428")
             assert (await client.receive())[:2] == b"\0\6"
+            client.ack(0)
+        first = [await client.receive() for client in clients[:2]]
         assert running.server.sessions == 2
         clients[2].ask_for("large")
         assert error(await clients[2].receive()).message.startswith("server busy")
-        for client in clients[:2]:
-            client.ack(0)
-            assert await client.rest(await client.receive(), blksize=1428) == LARGE
+        for client, block in zip(clients[:2], first, strict=True):
+            assert await client.rest(block, blksize=1428) == LARGE
         await running.drained()
         for client in clients:
             client._sock.close()
+
+
+async def test_requests_from_nobody_lock_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with serving(Shelf(large=LARGE), max_sessions=2) as running:
+        with RawClient(running.address) as real, RawClient(running.address) as forged:
+            real.ask_for("large", "blksize", "1428")
+            assert (await real.receive())[:2] == b"\0\6"
+            real.ack(0)
+            block = await real.receive()
+            forged.ask_for("large")
+            assert (await forged.receive())[:4] == b"\0\3\0\1"
+            with RawClient(running.address) as another:
+                assert await another.fetch("large") == LARGE
+            assert await real.rest(block, blksize=1428) == LARGE
+        await running.drained()
+    assert caplog.text.count("made room for another") == 1
 
 
 async def test_the_same_request_again_before_an_ack_is_the_same_transfer() -> None:
@@ -449,6 +467,24 @@ async def test_a_file_that_fails_ends_its_transfer_only(
     shelf.assert_all_closed_once()
     assert verdict in caplog.text
     assert ("Traceback" in caplog.text) == isinstance(failure, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("is_cold", [True, False])
+async def test_a_file_that_is_rewritten_in_place_is_not_sent_to_its_end(
+    caplog: pytest.LogCaptureFixture, is_cold: bool
+) -> None:
+    shelf = Shelf()
+    shelf.makers["bad"] = lambda: Body("bad", bytes(1000), is_cold=is_cold)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("bad")
+            assert (await client.receive())[:4] == b"\0\3\0\1"
+            shelf.opened[0].is_changed = True
+            client.ack(1)
+            assert error(await client.receive()).code == ErrorCode.NOT_DEFINED
+        await running.drained()
+    shelf.assert_all_closed_once()
+    assert "file was written to while it was sent" in caplog.text
 
 
 @pytest.mark.parametrize("is_cold", [True, False])

@@ -431,21 +431,32 @@ def test_a_sign_of_life_forgives_refusals() -> None:
 
 def test_refusals_after_the_last_block_mean_that_only_the_last_ack_is_missing() -> None:
     found = started(size=20)
+    out(found, found.receive(Ack(1), 0.1), 0.1)
     for _ in range(3):
         actions = found.refused()
         now = found.deadline
         out(found, found.tick(now), now)
-    assert actions == [Finish(End.COMPLETE, "last ACK not seen")]
-    assert found.acknowledged == 0
+    assert actions == [Finish(End.UNCONFIRMED, "last ACK not seen")]
+    assert found.acknowledged == 8
+
+
+def test_a_client_that_got_no_data_for_all_we_know_is_not_said_to_have_it() -> None:
+    """The ACK of the OACK shows that it was there, not that a window has reached it."""
+    found = started(size=20)
+    for _ in range(3):
+        actions = found.refused()
+        now = found.deadline
+        out(found, found.tick(now), now)
+    assert actions == [Finish(End.CLIENT_LEFT, "its port is closed")]
 
 
 def test_silence_after_the_last_block_means_that_only_the_last_ack_is_missing() -> None:
     found = started(size=20)
-    actions: list[Action] = []
+    actions = out(found, found.receive(Ack(1), 0.1), 0.1)
     while not found._ended:
         now = found.deadline
         actions = out(found, found.tick(now), now)
-    assert actions == [Finish(End.COMPLETE, "last ACK not seen")]
+    assert actions == [Finish(End.UNCONFIRMED, "last ACK not seen")]
 
 
 def test_silence_before_the_last_block_is_silence() -> None:

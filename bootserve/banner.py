@@ -13,6 +13,7 @@ from bootserve.addresses import host_addresses
 from bootserve.catalog import binaries
 from bootserve.catalog.assets import Assets
 from bootserve.catalog.binaries import Binary
+from bootserve.catalog.catalog import Catalog
 from bootserve.catalog.profiles import discover
 from bootserve.catalog.roots import root_problem
 from bootserve.dhcp_config import BootFiles, DhcpServer, render
@@ -32,7 +33,7 @@ def show(console: Console, settings: Settings, doors: Doors) -> None:
     def line(text: str = "") -> None:
         console.print(text, markup=False)
 
-    assets = Assets(settings.assets.roots, binaries.locate(settings.ipxe.search))
+    assets = Catalog(settings).assets
     found = binaries.available(assets)
     dhcp = "the lines for dnsmasq, ISC dhcpd and Kea stand above"
     for kind in DhcpServer:
@@ -76,7 +77,7 @@ def dhcp_text(kind: DhcpServer, settings: Settings, *, server: str | None = None
     Raises:
         ValueError: ``server`` is no address that clients can use, or there is none.
     """
-    found = binaries.available(Assets(settings.assets.roots, binaries.locate(settings.ipxe.search)))
+    found = binaries.available(Catalog(settings).assets)
     return _render(
         kind,
         settings,
@@ -118,10 +119,10 @@ def _boot_files(have: set[str]) -> BootFiles:
 
 def _server_address(endpoints: Sequence[Endpoint]) -> str:
     """The address for clients to use: the one that HTTP listens on, or the host's likeliest."""
-    host = endpoints[0].host
-    if host in (None, "0.0.0.0", "::") or ":" in host:  # noqa: S104 (compared, not bound)
+    first = endpoints[0]
+    if first.host is None or first.is_everywhere or ":" in first.host:
         return host_addresses()[0]
-    return host
+    return first.host
 
 
 def _expected_tftp_port(settings: Settings) -> int | None:
@@ -145,7 +146,7 @@ def _reachable(endpoints: Iterable[Endpoint], scheme: str) -> list[str]:
     urls: dict[str, None] = {}
     for endpoint in endpoints:
         version_6 = endpoint.host is not None and ":" in endpoint.host
-        if endpoint.host in ("0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
+        if endpoint.is_everywhere:
             hosts = [host for host in host_addresses() if (":" in host) == version_6]
         else:
             hosts = [endpoint.host or ""]

@@ -21,6 +21,11 @@ class Endpoint:
     is_optional: bool = False
     """Listen only if that is permitted and the port is free; written as a ``?`` at the end."""
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it stands for every address of the host, of one family or of both."""
+        return self.host in (None, "0.0.0.0", "::")  # noqa: S104 (compared, not bound)
+
     @classmethod
     def parse(cls, value: object) -> Endpoint:
         """Parse ``ADDR:PORT`` with an optional ``?`` behind it.

@@ -133,7 +133,6 @@ class HttpServer(uvicorn.Server):
         for sock in sockets or []:
             # The kernel's queue is not what asyncio has just made of it.
             sock.listen(socket.SOMAXCONN)
-        asyncio.get_running_loop().set_exception_handler(_report)
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -204,6 +203,7 @@ class Service:
 
         Returns whether every transfer came to its own end.
         """
+        asyncio.get_running_loop().set_exception_handler(_report)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch_signals, tasks.cancel_scope)
@@ -250,14 +250,13 @@ class Service:
         )
 
     def _port_at(self, host: str) -> int:
-        for sock in self._doors.http:
-            if sock.getsockname()[0] in (host, "0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
-                return int(sock.getsockname()[1])
+        for endpoint in self._doors.http_endpoints():
+            if endpoint.is_everywhere or endpoint.host == host:
+                return endpoint.port
         return self._doors.http_port
 
 
 _DESCRIPTORS_PER_SESSION = 2
-_KEPT_FOR_HTTP = 0.5
 
 
 def _affordable_sessions(wanted: int) -> int:
@@ -272,7 +271,7 @@ def _affordable_sessions(wanted: int) -> int:
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return wanted
-    most = max(1, int(soft * (1 - _KEPT_FOR_HTTP)) // _DESCRIPTORS_PER_SESSION)
+    most = max(1, soft // 2 // _DESCRIPTORS_PER_SESSION)
     if most < wanted:
         logger.warning(
             "with %d descriptors TFTP serves %d transfers at once, not %d; raise LimitNOFILE",

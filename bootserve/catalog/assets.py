@@ -33,6 +33,7 @@ from bootserve.catalog.roots import files_below
 
 __all__ = [
     "READ_SIZE",
+    "REPLACE_BY_RENAMING",
     "Asset",
     "AssetError",
     "AssetForbidden",
@@ -41,12 +42,14 @@ __all__ = [
     "Assets",
     "Source",
     "Text",
-    "split_name",
 ]
 
 READ_SIZE = 256 * 1024
 """Bytes per read in the doors' copying paths: large enough that a thread hop for a cold page costs
 little, small enough that thousands of slow clients cost megabytes, not gigabytes."""
+
+REPLACE_BY_RENAMING = "replace files by renaming a new one over the old"
+"""The remedy for a file that `Source.has_changed`."""
 
 _pread = aiofiles.os.wrap(os.pread)
 

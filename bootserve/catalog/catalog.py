@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bootserve.catalog import binaries
-from bootserve.catalog.assets import AssetNotFound, Assets, Source, Text, split_name
+from bootserve.catalog.assets import AssetNotFound, Assets, Source, Text
 from bootserve.catalog.ipxe import ScriptWriter
 from bootserve.catalog.machines import Sightings
+from bootserve.catalog.opening import split_name
 from bootserve.settings import Settings
 
 ENTRY_SCRIPT = "boot.ipxe"

@@ -15,16 +15,18 @@ from bootserve.settings import Settings
 
 def asset_problems(settings: Settings, catalog: Catalog) -> Iterator[str]:
     """Yield a sentence, with its key and a remedy, for everything that would fail at boot time."""
+    are_roots_sound = True
     for root in settings.assets.roots:
         problem = root_problem(root)
         if problem:
+            are_roots_sound = False
             yield f"assets.roots: {root} {problem}"
         for arch in Arch:
             problem = root_problem(root / arch)
             if problem and os.access(root / arch, os.F_OK):
                 yield f"assets.roots: {root / arch} {problem}"
     profiles = settings.profiles
-    if not profiles and not any(root_problem(root) for root in settings.assets.roots):
+    if not profiles and are_roots_sound:
         profiles = {item.name: item.profile for item in discover(catalog.assets) if item.profile}
     for name, profile in profiles.items():
         for entry in kernels(profile):

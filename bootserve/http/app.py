@@ -22,7 +22,7 @@ from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound, Asset
 from bootserve.catalog.catalog import AUTOEXEC, Catalog
 from bootserve.catalog.ipxe import checked_url
 from bootserve.catalog.machines import identify
-from bootserve.http.files import FileAnswer
+from bootserve.http.files import FileAnswer, client_host
 from bootserve.settings import Settings
 from bootserve.text import as_word, printable
 from bootserve.watch.ledger import Ledger
@@ -94,7 +94,7 @@ class _Routes:
     async def entry(self, request: Request) -> Response:
         """The entry script, the one URL that a DHCP server has to name."""
         url = self._url(request)
-        client = request.client.host if request.client else "?"
+        client = client_host(request)
         logger.info("HTTP %s gets the entry script", printable(client))
         return _script(self._catalog.scripts.entry(url))
 
@@ -102,7 +102,7 @@ class _Routes:
         """The script for the machine that the query string describes."""
         url = self._url(request)
         identity, complaints = identify(_first(request.query_params))
-        client = request.client.host if request.client else "?"
+        client = client_host(request)
         if identity.label:
             self._catalog.sightings.note(client, identity.label)
         try:
@@ -124,7 +124,7 @@ class _Routes:
         """The script of one profile, or of one kernel below the asset roots, by name."""
         url = self._url(request)
         name = request.path_params["name"]
-        client = request.client.host if request.client else "?"
+        client = client_host(request)
         try:
             text = await self._write(lambda: self._catalog.scripts.profile(url, name))
         except AssetUnavailable as error:
@@ -146,7 +146,7 @@ class _Routes:
         return _not_found("nothing here; scripts begin at /boot.ipxe, files lie below /boot/")
 
     async def _send(self, request: Request, name: str) -> Response | FileAnswer:
-        client = request.client.host if request.client else "?"
+        client = client_host(request)
         try:
             source = await self._catalog.open(name, self._url(request))
         except AssetNotFound as error:

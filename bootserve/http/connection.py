@@ -19,6 +19,9 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
+EXTENSION: Final = "bootserve.connection"
+"""ASGI extension: ``scope["extensions"][EXTENSION]["connection"]`` is the `Connection`."""
+
 _TCP_INFO = struct.Struct("=BxBB 52x I 60x Q")
 """``tcpi_state``, ``tcpi_retransmits``, ``tcpi_probes``, ``tcpi_last_ack_recv`` (milliseconds ago)
 and ``tcpi_bytes_acked``."""

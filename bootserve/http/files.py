@@ -9,10 +9,9 @@ import anyio
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from bootserve.catalog.assets import READ_SIZE, Asset
-from bootserve.http.connection import Connection, Delivery
+from bootserve.catalog.assets import READ_SIZE, REPLACE_BY_RENAMING, Asset
+from bootserve.http.connection import EXTENSION, Connection, Delivery
 from bootserve.http.preconditions import Answer, Validators, evaluate
-from bootserve.http.protocol import EXTENSION
 from bootserve.watch.ledger import End, Ledger, Transfer
 
 _CONTENT_TYPES = {".efi": "application/efi", ".ipxe": "text/plain; charset=utf-8"}
@@ -26,6 +25,11 @@ _VERDICTS = {
 }
 
 
+def client_host(request: Request) -> str:
+    """The client's address; a server of somebody else's may not know it."""
+    return request.client.host if request.client else "?"
+
+
 class FileAnswer:
     """An ASGI application that sends one open asset to one request, and closes it.
 
@@ -36,7 +40,7 @@ class FileAnswer:
         self._asset = asset
         self._ledger = ledger
         self._machine = machine
-        self._client = request.client.host if request.client else "?"
+        self._client = client_host(request)
         modified = min(asset.mtime_ns // 1_000_000_000, int(time.time()))
         self._validators = Validators(f'"{asset.tag}"', modified)
         headers = {
@@ -143,7 +147,7 @@ class FileAnswer:
                 return End.FILE_ERROR, "it shrank while it was sent"
             if offset + len(body) == end and self._asset.has_changed():
                 # Better no file than one of two halves: its last piece stays here.
-                return End.FILE_CHANGED, "replace files by renaming a new one over the old"
+                return End.FILE_CHANGED, REPLACE_BY_RENAMING
             offset += len(body)
             await send({"type": "http.response.body", "body": body, "more_body": True})
             transfer.sent += len(body)

@@ -16,14 +16,11 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from bootserve.http.connection import Connection
+from bootserve.http.connection import EXTENSION, Connection
 from bootserve.http.listener import missing_options
 from bootserve.watch.quiet import QuietLog
 
 logger = logging.getLogger("bootserve.http")
-
-EXTENSION = "bootserve.connection"
-"""ASGI extension: ``scope["extensions"][EXTENSION]["connection"]`` is the `Connection`."""
 
 HEAD_TIMEOUT = 30.0
 HEAD_LIMIT = 64 * 1024
@@ -123,9 +120,7 @@ class BootProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Idleness begins when the client has everything, not when the kernel took it all."""
         if self.connection.waiting() and not self.connection.is_closing():
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._arm_keep_alive()
             return
         super().timeout_keep_alive_handler()
 
@@ -138,9 +133,12 @@ class BootProtocol(HttpToolsProtocol):
             and self.cycle.response_complete
             and not self.connection.is_closing()
         ):
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._arm_keep_alive()
+
+    def _arm_keep_alive(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from enum import Enum, auto
 from typing import Any
 
-from bootserve.catalog.assets import READ_SIZE, Source
+from bootserve.catalog.assets import READ_SIZE, REPLACE_BY_RENAMING, Source
 from bootserve.text import as_word
 from bootserve.tftp.packet import ErrorCode, MalformedPacket, data_header, encode_error, parse
 from bootserve.tftp.session import Action, Finish, ReadSession, Send, SendBlocks
@@ -23,7 +23,6 @@ from bootserve.watch.quiet import QuietLog, describe
 
 _DATAGRAMS_PER_TURN = 16
 _LARGEST_DATAGRAM = 512  # of those that mean something to a transfer: ACK and ERROR
-_RENAME = "replace files by renaming a new one over the old"
 _SHORTER = "the file became shorter while it was sent"
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
@@ -197,7 +196,7 @@ class Delivery:
             return
         if (end - 1) * blksize > self._size and self._source.has_changed():
             # Better no file than one of two halves: its last block stays here.
-            self.stop(End.FILE_CHANGED, _RENAME, "the file was changed, ask again")
+            self.stop(End.FILE_CHANGED, REPLACE_BY_RENAMING, "the file was changed, ask again")
             return
         sent = _Sent.OUT
         while self._next < end and sent is _Sent.OUT:

@@ -13,6 +13,8 @@ def printable(text: str) -> str:
     line, an escape sequence would drive the terminal of whoever reads it, a bidirectional mark
     would turn it round. Backslashes are doubled, so that an escape cannot be imitated.
     """
+    if text.isprintable() and "\\" not in text and len(text) <= _LONGEST:
+        return text
     if len(text) > _LONGEST:
         text = text[:_LONGEST] + "…"
     return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in text)
@@ -21,7 +23,7 @@ def printable(text: str) -> str:
 def as_word(text: str) -> str:
     """The same as one word: in quotes if it could imitate the rest of its line."""
     text = printable(text)
-    if text and not _PUNCTUATION & set(text):
+    if text and _PUNCTUATION.isdisjoint(text):
         return text
     return '"' + text.replace('"', '\\"') + '"'
 

@@ -6,16 +6,15 @@ What may be opened is decided in `opening`.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import io
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import aiofiles.os
 import anyio.to_thread
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
@@ -25,10 +24,12 @@ from bootserve.catalog.opening import (
     AssetForbidden,
     AssetNotFound,
     AssetUnavailable,
-    open_below,
-    open_extra,
+    find_below,
+    find_extra,
+    reopen,
     split_name,
 )
+from bootserve.catalog.reading import READ_SIZE, read, read_now
 from bootserve.catalog.roots import files_below
 
 __all__ = [
@@ -44,17 +45,8 @@ __all__ = [
     "Text",
 ]
 
-READ_SIZE = 256 * 1024
-"""Bytes per read in the doors' copying paths: large enough that a thread hop for a cold page costs
-little, small enough that thousands of slow clients cost megabytes, not gigabytes."""
-
 REPLACE_BY_RENAMING = "replace files by renaming a new one over the old"
 """The remedy for a file that `Source.has_changed`."""
-
-_pread = aiofiles.os.wrap(os.pread)
-
-_readers = ThreadPoolExecutor(64, "bootserve-read")
-"""Threads that wait for disks, apart from those that open files."""
 
 _OPENERS = RunVar[CapacityLimiter]("bootserve_openers")
 
@@ -114,22 +106,70 @@ class Text:
         """Nothing to release."""
 
 
+class _OpenFile:
+    """A descriptor that all who send the same file at the same time have in common."""
+
+    __slots__ = ("file", "key", "users")
+
+    def __init__(self, key: tuple[int, ...], file: io.FileIO) -> None:
+        self.key = key
+        self.file = file
+        self.users = 1
+
+
+class _OpenFiles:
+    """The files that are being sent. Used by the event loop and by threads that open files."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[int, ...], _OpenFile] = {}
+        self._lock = threading.Lock()
+
+    def take(self, key: tuple[int, ...]) -> _OpenFile | None:
+        with self._lock:
+            found = self._files.get(key)
+            if found is not None:
+                found.users += 1
+            return found
+
+    def add(self, key: tuple[int, ...], fd: int) -> _OpenFile:
+        # FileIO closes the descriptor if its owner is cancelled before it could.
+        new = _OpenFile(key, io.FileIO(fd, "rb", closefd=True))
+        with self._lock:
+            found = self._files.setdefault(key, new)
+            if found is new:
+                return new
+            # Somebody else has just opened the same one.
+            found.users += 1
+        new.file.close()
+        return found
+
+    def give_back(self, used: _OpenFile) -> None:
+        with self._lock:
+            used.users -= 1
+            if used.users:
+                return
+            if self._files.get(used.key) is used:
+                del self._files[used.key]
+        used.file.close()
+
+
 class Asset:
     """An open regular file. Whoever opened it closes it (``close`` or ``with``)."""
 
-    __slots__ = ("_can_read_now", "_file", "mtime_ns", "name", "size", "tag")
+    __slots__ = ("_file", "_files", "_used", "mtime_ns", "name", "size", "tag")
 
-    def __init__(self, name: str, fd: int) -> None:
-        # FileIO closes the descriptor if its owner is cancelled before it could.
-        self._file = io.FileIO(fd, "rb", closefd=True)
-        facts = os.fstat(fd)
+    def __init__(
+        self, name: str, facts: os.stat_result, used: _OpenFile, files: _OpenFiles
+    ) -> None:
+        self._used: _OpenFile | None = used
+        self._file = used.file
+        self._files = files
         self.name = name
         self.size = facts.st_size
         self.mtime_ns = facts.st_mtime_ns
         # The inode is part of the tag: two generations of an image often share size and a
         # normalised mtime, and differ only in being different files.
         self.tag = f"{facts.st_dev:x}-{facts.st_ino:x}-{facts.st_mtime_ns:x}-{facts.st_size:x}"
-        self._can_read_now = True
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -140,22 +180,10 @@ class Asset:
         Fewer than ``size`` come back only where the file ends. Uses ``preadv2(RWF_NOWAIT)``
         (preadv2(2)); on file systems without it the answer is always ``None``.
         """
-        if not self._can_read_now:
+        found = read_now(self.fileno(), offset, size)
+        if found is None or (len(found) < size and offset + len(found) < self.size):
             return None
-        buffer = bytearray(size)
-        try:
-            count = os.preadv(self.fileno(), [buffer], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                self._can_read_now = False
-                return None
-            raise
-        if count < size and offset + count < self.size:
-            return None
-        del buffer[count:]
-        return bytes(buffer)
+        return found
 
     async def read(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from ``offset``, fewer only at the end of the file.
@@ -166,18 +194,7 @@ class Asset:
         Raises:
             OSError: the medium failed.
         """
-        found = self.read_now(offset, size)
-        if found is not None:
-            return found
-        found = b""
-        while len(found) < size:
-            more = await _pread(
-                self.fileno(), size - len(found), offset + len(found), executor=_readers
-            )
-            if not more:
-                break
-            found += more
-        return found
+        return await read(self.fileno(), offset, size)
 
     def has_changed(self) -> bool:
         """Whether somebody has written to the file since it was opened."""
@@ -189,7 +206,13 @@ class Asset:
         return os.pread(self.fileno(), size, 0)
 
     def close(self) -> None:
-        self._file.close()
+        if self._used is not None:
+            used, self._used = self._used, None
+            self._files.give_back(used)
+
+    def __del__(self) -> None:
+        # Its owner may have been cancelled before it could.
+        self.close()
 
     def __enter__(self) -> Asset:
         return self
@@ -210,9 +233,12 @@ class Assets:
     def __init__(self, roots: Sequence[Path], extras: Mapping[str, Path] | None = None) -> None:
         self.roots = tuple(roots)
         self.extras = dict(extras or {})
+        self._files = _OpenFiles()
 
     async def open(self, name: str) -> Asset:
-        """Open ``name`` off the event loop; see `open_now`."""
+        """Open ``name`` as `open_now` does, in a thread if it takes a disk to do so."""
+        with contextlib.suppress(BlockingIOError):
+            return self._open(name, cached_only=True)
         return await anyio.to_thread.run_sync(
             self.open_now, name, limiter=_openers(), abandon_on_cancel=True
         )
@@ -225,30 +251,54 @@ class Assets:
             AssetForbidden: the name leads out of its root, or may not be read.
             AssetUnavailable: no file can be opened now.
         """
+        return self._open(name, cached_only=False)
+
+    def _open(self, name: str, *, cached_only: bool) -> Asset:
         parts = split_name(name)
         if parts is None:
             raise AssetNotFound(name, "is not a name of a file below an asset root")
         try:
-            return self._open_exactly("/".join(parts))
+            return self._open_exactly("/".join(parts), cached_only)
         except AssetNotFound:
             if parts[0] != "boot" or len(parts) == 1:
                 raise
-            return self._open_exactly("/".join(parts[1:]))
+            return self._open_exactly("/".join(parts[1:]), cached_only)
 
-    def _open_exactly(self, name: str) -> Asset:
+    def _open_exactly(self, name: str, cached_only: bool) -> Asset:
         refusal: AssetForbidden | None = None
         for root in self.roots:
             try:
-                found = open_below(root, name)
+                found = find_below(root, name, cached_only=cached_only)
             except AssetForbidden as error:
                 refusal = refusal or error
                 continue
             if found is not None:
-                return Asset(name, found)
+                return self._reopen(name, found, cached_only)
         extra = self.extras.get(name)
         if extra is not None:
-            return Asset(name, open_extra(name, extra))
+            found = find_extra(name, extra, cached_only=cached_only)
+            return self._reopen(name, found, cached_only)
         raise refusal or AssetNotFound(name, "no such file below the asset roots")
+
+    def _reopen(self, name: str, path_fd: int, cached_only: bool) -> Asset:
+        """Return the asset behind an ``O_PATH`` descriptor, which is closed.
+
+        A file that is being sent already is shared: a rack that boots takes one descriptor, and
+        none of its requests waits for a file server's opinion. A change of its permissions changes
+        its ctime, and ends that.
+        """
+        try:
+            facts = os.fstat(path_fd)
+            key = (facts.st_dev, facts.st_ino, facts.st_ctime_ns)
+            used = self._files.take(key)
+            if used is None:
+                if cached_only:
+                    # Opening may ask a file server, even where walking there did not.
+                    raise BlockingIOError
+                used = self._files.add(key, reopen(name, path_fd))
+        finally:
+            os.close(path_fd)
+        return Asset(name, facts, used, self._files)
 
     def exists(self, name: str) -> bool:
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bootserve.catalog import binaries
 from bootserve.catalog.assets import AssetNotFound, Assets, Source, Text
+from bootserve.catalog.discovery import Discovery
 from bootserve.catalog.ipxe import ScriptWriter
 from bootserve.catalog.machines import Sightings
 from bootserve.catalog.opening import split_name
+from bootserve.catalog.profiles import discover
 from bootserve.settings import Settings
 
 ENTRY_SCRIPT = "boot.ipxe"
@@ -19,7 +21,8 @@ class Catalog:
 
     def __init__(self, settings: Settings) -> None:
         self.assets = Assets(settings.assets.roots, binaries.locate(settings.ipxe.search))
-        self.scripts = ScriptWriter(settings, self.assets)
+        self.discovery = Discovery(lambda: discover(self.assets))
+        self.scripts = ScriptWriter(settings, lambda: discover(self.assets))
         self.sightings = Sightings()
 
     async def open(self, name: str, url: str) -> Source:

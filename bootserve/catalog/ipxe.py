@@ -18,7 +18,7 @@ there are no quotes; a word that is ``||``, ``&&`` or ``;``, or begins with ``#`
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote as percent_encode
@@ -27,12 +27,15 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bootserve.catalog.assets import Assets
 from bootserve.catalog.entries import Machine, Profile
 from bootserve.catalog.machines import Identity, Machines
+from bootserve.catalog.memo import Memo
 from bootserve.catalog.model import Arch, parse_server_url
-from bootserve.catalog.profiles import Kernel, discover, kernels
+from bootserve.catalog.profiles import Found, Kernel, kernels
 from bootserve.settings import Settings
+
+_REMEMBERED = 4096
+"""Scripts of a kilobyte or so; bounded, because clients choose what they call us."""
 
 _TERMINATORS = frozenset({"||", "&&", ";"})
 
@@ -108,15 +111,20 @@ class _Item:
 
 
 class ScriptWriter:
-    """Writes the scripts that machines get. Pure but for the menu, which lists the asset roots.
+    """Writes the scripts that machines get. Pure: what it depends on is given to it.
 
-    Every method takes the URL under which the client calls us, and returns the script's text.
+    Every method takes the URL under which the client calls us, and returns the script's text. What
+    depends on the settings alone is written once for each URL, profile and machine.
+
+    Args:
+        look: lists what the asset roots hold, if the caller does not say what that is.
     """
 
-    def __init__(self, settings: Settings, assets: Assets) -> None:
+    def __init__(self, settings: Settings, look: Callable[[], Sequence[Found]]) -> None:
         self._settings = settings
-        self._assets = assets
+        self._look = look
         self._machines = Machines(settings.machines)
+        self._written = Memo[tuple[str, str, int], str](_REMEMBERED)
 
     @property
     def reads_disk(self) -> bool:
@@ -125,47 +133,62 @@ class ScriptWriter:
 
     def entry(self, url: str) -> str:
         """The entry script, which sends a machine on to its own."""
-        base = checked_url(url)
+        return self._written.get((url, "", 0), lambda: self._entry(checked_url(url)))
+
+    def _entry(self, base: Script) -> str:
         rechain = self._rechain_url(base) if self._settings.ipxe.rechain else None
         return self._render("entry.j2", url=base, rechain_url=rechain)
 
-    def machine(self, url: str, identity: Identity) -> tuple[str, str]:
+    def machine(
+        self, url: str, identity: Identity, found: Sequence[Found] | None = None
+    ) -> tuple[str, str]:
         """The script for one machine, and in a few words what it is, for the log."""
         machine = self._machines.find(identity)
         name = machine.profile if machine else self._settings.boot.default
         if name is None:
-            return self.menu(url), "menu"
-        return self._profile(checked_url(url), self._settings.profiles[name], name, machine), name
+            return self.menu(url, found), "menu"
+        return self._configured(url, name, machine), name
 
-    def profile(self, url: str, name: str) -> str | None:
+    def profile(self, url: str, name: str, found: Sequence[Found] | None = None) -> str | None:
         """The script of a profile by name; without any, of a kernel below a root by its path."""
-        base = checked_url(url)
         if name in self._settings.profiles:
-            return self._profile(base, self._settings.profiles[name], name, None)
-        for found in [] if self._settings.profiles else discover(self._assets):
-            if found.name == name and found.profile:
-                return self._profile(base, found.profile, name, None)
+            return self._configured(url, name, None)
+        if not self.reads_disk:
+            return None
+        for kernel in self._look() if found is None else found:
+            if kernel.name == name and kernel.profile:
+                return self._profile(checked_url(url), kernel.profile, name, None)
         return None
 
-    def menu(self, url: str) -> str:
+    def menu(self, url: str, found: Sequence[Found] | None = None) -> str:
         """The menu of the configured profiles; if there are none, of what the roots hold."""
-        base = checked_url(url)
+        if self.reads_disk:
+            return self._menu(checked_url(url), self._look() if found is None else found)
+        return self._written.get((url, "", 1), lambda: self._menu(checked_url(url), ()))
+
+    def _menu(self, base: Script, found: Sequence[Found]) -> str:
         entries: list[tuple[str, Sequence[Arch], str]] = []
         for name, profile in self._settings.profiles.items():
             link = f"{base}/profile/{quote_path(name)}"
             entries.append((profile.title or name, profile.arches(), link))
-        for found in [] if entries else discover(self._assets):
-            if found.profile:
-                link = f"{base}/profile/{quote_path(found.name)}"
-            else:
-                link = f"{base}/boot/{quote_path(found.name)}"
-            entries.append((found.name, (found.arch,), link))
+        for kernel in found:
+            kind = "profile" if kernel.profile else "boot"
+            link = f"{base}/{kind}/{quote_path(kernel.name)}"
+            entries.append((kernel.name, (kernel.arch,), link))
         items = [
             _Item(f"item{index}", title, Script(link), _conditions(arches))
             for index, (title, arches, link) in enumerate(entries)
         ]
         return self._render(
             "menu.j2", url=base, items=items, timeout_ms=self._settings.boot.menu_timeout * 1000
+        )
+
+    def _configured(self, url: str, name: str, machine: Machine | None) -> str:
+        # Machines live as long as the settings that hold them, and so do their ids.
+        key = (url, name, id(machine) if machine else 0)
+        profile = self._settings.profiles[name]
+        return self._written.get(
+            key, lambda: self._profile(checked_url(url), profile, name, machine)
         )
 
     def _profile(self, url: Script, profile: Profile, name: str, machine: Machine | None) -> str:

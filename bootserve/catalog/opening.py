@@ -19,6 +19,8 @@ import os
 import stat
 from pathlib import Path
 
+from bootserve.linux import open_cached
+
 
 class AssetError(Exception):
     """A name that cannot be served; ``str()`` is one sentence for an operator's log."""
@@ -52,33 +54,55 @@ def split_name(name: str) -> list[str] | None:
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
 
-def open_below(root: Path, name: str) -> int | None:
-    """Open ``root/name`` for reading, or return ``None`` if this root has no such regular file."""
-    root_fd = _open_path(name, root, os.O_DIRECTORY)
+def find_below(root: Path, name: str, *, cached_only: bool = False) -> int | None:
+    """Return an ``O_PATH`` descriptor of the regular file ``root/name``, or ``None``.
+
+    Args:
+        cached_only: do not wait for a disk; ``BlockingIOError`` if it would take one.
+    """
+    root_fd = _open_path(name, root, os.O_DIRECTORY, cached_only=cached_only)
     if root_fd is None:
         return None
     try:
-        path_fd = _open_path(name, name, dir_fd=root_fd)
+        path_fd = _open_path(name, name, dir_fd=root_fd, cached_only=cached_only)
         if path_fd is None:
             return None
         try:
-            if not stat.S_ISREG(os.fstat(path_fd).st_mode):
-                return None
-            if not _is_below(_kernel_name(root_fd), _kernel_name(path_fd)):
-                raise AssetForbidden(name, "is a link that leads out of its asset root")
-            return _reopen(name, path_fd)
+            if stat.S_ISREG(os.fstat(path_fd).st_mode):
+                if not _is_below(_kernel_name(root_fd), _kernel_name(path_fd)):
+                    raise AssetForbidden(name, "is a link that leads out of its asset root")
+                path_fd, found = -1, path_fd
+                return found
         finally:
-            os.close(path_fd)
+            if path_fd >= 0:
+                os.close(path_fd)
     finally:
         os.close(root_fd)
+    return None
+
+
+def find_extra(name: str, path: Path, *, cached_only: bool = False) -> int:
+    """The same for a file that the operator has named, wherever it is."""
+    path_fd = _open_path(name, path, cached_only=cached_only)
+    if path_fd is None:
+        raise AssetNotFound(name, f"{path} is gone")
+    if not stat.S_ISREG(os.fstat(path_fd).st_mode):
+        os.close(path_fd)
+        raise AssetNotFound(name, f"{path} is not a regular file")
+    return path_fd
 
 
 def _open_path(
-    name: str, path: Path | str, flags: int = 0, dir_fd: int | None = None
+    name: str, path: Path | str, flags: int = 0, dir_fd: int | None = None, *, cached_only: bool
 ) -> int | None:
     """Return an ``O_PATH`` descriptor, or ``None`` if there is nothing of that name."""
+    flags |= os.O_PATH | os.O_CLOEXEC
     try:
-        return os.open(path, os.O_PATH | os.O_CLOEXEC | flags, dir_fd=dir_fd)
+        if cached_only:
+            return open_cached(os.fspath(path), flags, dir_fd)
+        return os.open(path, flags, dir_fd=dir_fd)
+    except BlockingIOError:
+        raise
     except PermissionError as error:
         raise AssetForbidden(
             name, "cannot be reached; check the permissions of the folders it is in"
@@ -91,19 +115,7 @@ def _open_path(
         raise AssetUnavailable(name, error.strerror or "cannot be opened") from error
 
 
-def open_extra(name: str, path: Path) -> int:
-    path_fd = _open_path(name, path)
-    if path_fd is None:
-        raise AssetNotFound(name, f"{path} is gone")
-    try:
-        if not stat.S_ISREG(os.fstat(path_fd).st_mode):
-            raise AssetNotFound(name, f"{path} is not a regular file")
-        return _reopen(name, path_fd)
-    finally:
-        os.close(path_fd)
-
-
-def _reopen(name: str, path_fd: int) -> int:
+def reopen(name: str, path_fd: int) -> int:
     """Turn an ``O_PATH`` descriptor into a readable one for the very same inode (proc(5))."""
     try:
         return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)

@@ -5,24 +5,20 @@ from __future__ import annotations
 import logging
 import random
 import re
-from collections.abc import Callable
-from typing import TypeVar
-from urllib.parse import unquote
+from collections.abc import Sequence
+from urllib.parse import parse_qsl, unquote
 
-import anyio.to_thread
 from starlette.applications import Starlette
-from starlette.datastructures import QueryParams
-from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound, AssetUnavailable
 from bootserve.catalog.catalog import AUTOEXEC, Catalog
 from bootserve.catalog.ipxe import checked_url
 from bootserve.catalog.machines import identify
-from bootserve.http.files import FileAnswer, client_host
+from bootserve.catalog.memo import Memo
+from bootserve.catalog.profiles import Found
+from bootserve.http.files import FileAnswer, client_host, header
 from bootserve.settings import Settings
 from bootserve.text import as_word, printable
 from bootserve.watch.ledger import Ledger
@@ -33,7 +29,8 @@ logger = logging.getLogger("bootserve.http")
 _unavailable = QuietLog(logger)
 _refusals = QuietLog(logger)
 
-_Result = TypeVar("_Result")
+_REMEMBERED = 1024
+"""Host headers whose form is known; clients choose them, so it is bounded."""
 
 _SLASHES = re.compile("/{2,}")
 _SIGNED_BYTE = re.compile(rb"%FFFFFF([89A-F][0-9A-F])")
@@ -41,48 +38,57 @@ _SIGNED_BYTE = re.compile(rb"%FFFFFF([89A-F][0-9A-F])")
 
 def create_app(
     settings: Settings, *, catalog: Catalog | None = None, ledger: Ledger | None = None
-) -> Starlette:
+) -> ASGIApp:
     """Return the ASGI application.
 
     Args:
         catalog, ledger: those of the process, if other doors share them; else its own.
     """
-    routes = _Routes(settings, catalog or Catalog(settings), ledger or Ledger())
-    app = Starlette(
-        routes=[
-            Route("/boot.ipxe", routes.entry),
-            Route("/machine.ipxe", routes.machine),
-            Route("/profile/{name:path}", routes.profile),
-            Route("/boot/{name:path}", routes.file),
-            Route("/{name:path}", routes.elsewhere),
-        ],
-        middleware=[Middleware(_MendPath)],
-    )
-    app.router.redirect_slashes = False
-    return app
+    return _App(_Routes(settings, catalog or Catalog(settings), ledger or Ledger()))
 
 
-class _MendPath:
-    """Serve what firmware means by a path, without a redirect, which it may not follow.
+class _App:
+    """Finds the route of a request by hand: a router's stack costs as much as a script does.
+
+    While an answer is sent, which may take an hour, only this one frame stands above it.
+    """
+
+    def __init__(self, routes: _Routes) -> None:
+        self._routes = routes
+        # Knows what to say to a lifespan and to a WebSocket.
+        self._others = Starlette()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._others if scope["type"] != "http" else await self._answer(scope)
+        await answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope) -> ASGIApp:
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("only GET and HEAD\n", 405, {"allow": "GET, HEAD"})
+        path = _mended_path(scope)
+        if path.startswith("/boot/"):
+            return await self._routes.file(scope, path[len("/boot/") :])
+        if path == "/machine.ipxe":
+            return await self._routes.machine(scope)
+        if path == "/boot.ipxe":
+            return self._routes.entry(scope)
+        if path.startswith("/profile/"):
+            return await self._routes.profile(scope, path[len("/profile/") :])
+        if path.endswith("/" + AUTOEXEC):
+            return await self._routes.file(scope, path[1:])
+        return _not_found("nothing here; scripts begin at /boot.ipxe, files lie below /boot/")
+
+
+def _mended_path(scope: Scope) -> str:
+    """Return what firmware means by a path, without a redirect, which it may not follow.
 
     * ``//boot//x`` is ``/boot/x``.
     * iPXE until 2020 prints bytes from 0x80 on with their sign, ``%FFFFFFC3`` for ``%C3``.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            if b"%FFFFFF" in scope.get("raw_path", b""):
-                raw = _SIGNED_BYTE.sub(rb"%\1", scope["raw_path"])
-                path = unquote(raw.decode("ascii"))
-            if "//" in path:
-                path = _SLASHES.sub("/", path)
-            if path is not scope["path"]:
-                scope = {**scope, "path": path}
-        await self._app(scope, receive, send)
+    path: str = scope["path"]
+    if b"%FFFFFF" in scope.get("raw_path", b""):
+        path = unquote(_SIGNED_BYTE.sub(rb"%\1", scope["raw_path"]).decode("ascii"))
+    return _SLASHES.sub("/", path) if "//" in path else path
 
 
 class _Routes:
@@ -90,65 +96,56 @@ class _Routes:
         self._settings = settings
         self._catalog = catalog
         self._ledger = ledger
+        self._urls = Memo[str, bool](_REMEMBERED)
 
-    async def entry(self, request: Request) -> Response:
+    def entry(self, scope: Scope) -> ASGIApp:
         """The entry script, the one URL that a DHCP server has to name."""
-        url = self._url(request)
-        client = client_host(request)
-        logger.info("HTTP %s gets the entry script", printable(client))
+        url = self._url(scope)
+        logger.info("HTTP %s gets the entry script", printable(client_host(scope)))
         return _script(self._catalog.scripts.entry(url))
 
-    async def machine(self, request: Request) -> Response:
+    async def machine(self, scope: Scope) -> ASGIApp:
         """The script for the machine that the query string describes."""
-        url = self._url(request)
-        identity, complaints = identify(_first(request.query_params))
-        client = client_host(request)
-        if identity.label:
-            self._catalog.sightings.note(client, identity.label)
+        url = self._url(scope)
+        said = _first(scope["query_string"])
+        identity, complaints = identify(said)
+        client = client_host(scope)
+        label = identity.label
+        if label:
+            self._catalog.sightings.note(client, label)
         try:
-            text, what = await self._write(lambda: self._catalog.scripts.machine(url, identity))
+            text, what = self._catalog.scripts.machine(url, identity, await self._found())
         except AssetUnavailable as error:
             return _try_again(client, error)
         logger.info(
             "HTTP %s (%s, %s %s) gets the script of: %s%s",
             printable(client),
-            as_word(identity.label) if identity.label else "unknown machine",
-            as_word(request.query_params.get("buildarch", "?")),
-            as_word(request.query_params.get("platform", "?")),
+            as_word(label) if label else "unknown machine",
+            as_word(said.get("buildarch", "?")),
+            as_word(said.get("platform", "?")),
             as_word(what),
             "".join(f"; ignored {as_word(complaint)}" for complaint in complaints),
         )
         return _script(text)
 
-    async def profile(self, request: Request) -> Response:
+    async def profile(self, scope: Scope, name: str) -> ASGIApp:
         """The script of one profile, or of one kernel below the asset roots, by name."""
-        url = self._url(request)
-        name = request.path_params["name"]
-        client = client_host(request)
+        client = client_host(scope)
         try:
-            text = await self._write(lambda: self._catalog.scripts.profile(url, name))
+            found = await self._found()
         except AssetUnavailable as error:
             return _try_again(client, error)
+        text = self._catalog.scripts.profile(self._url(scope), name, found)
         logger.info("HTTP %s gets the script of profile %s", printable(client), as_word(name))
         if text is None:
             return _not_found(f"there is no profile {printable(name)!r}")
         return _script(text)
 
-    async def file(self, request: Request) -> Response | FileAnswer:
-        """An asset, by its name below ``/boot/``."""
-        return await self._send(request, request.path_params["name"])
-
-    async def elsewhere(self, request: Request) -> Response | FileAnswer:
-        """Anything else: nothing, but for what an iPXE asks for beside the file it came from."""
-        name = request.path_params["name"]
-        if name.rpartition("/")[2] == AUTOEXEC:
-            return await self._send(request, name)
-        return _not_found("nothing here; scripts begin at /boot.ipxe, files lie below /boot/")
-
-    async def _send(self, request: Request, name: str) -> Response | FileAnswer:
-        client = client_host(request)
+    async def file(self, scope: Scope, name: str) -> ASGIApp:
+        """An asset by its name, or the entry script under a name that iPXE asks for by itself."""
+        client = client_host(scope)
         try:
-            source = await self._catalog.open(name, self._url(request))
+            source = await self._catalog.open(name, self._url(scope))
         except AssetNotFound as error:
             who, what = printable(client), as_word(error.name or "/")
             _refusals.log(logging.INFO, "HTTP %s %s: not found", who, what)
@@ -162,29 +159,36 @@ class _Routes:
         if not isinstance(source, Asset):
             logger.info("HTTP %s gets the entry script, as %s", printable(client), as_word(name))
             return _script((await source.read(0, source.size)).decode())
-        return FileAnswer(source, request, self._ledger, self._catalog.sightings.label(client))
+        return FileAnswer(source, self._ledger, self._catalog.sightings.label(client))
 
-    async def _write(self, write: Callable[[], _Result]) -> _Result:
+    async def _found(self) -> Sequence[Found]:
         if self._catalog.scripts.reads_disk:
-            return await anyio.to_thread.run_sync(write, abandon_on_cancel=True)
-        return write()
+            return await self._catalog.discovery.now()
+        return ()
 
-    def _url(self, request: Request) -> str:
+    def _url(self, scope: Scope) -> str:
         """What this client calls us: as configured, as it says, or by the address of the socket."""
         if self._settings.http.url:
             return self._settings.http.url
-        scheme = request.url.scheme
-        try:
-            return checked_url(f"{scheme}://{request.headers['host']}")
-        except (KeyError, ValueError):
-            host, port = request.scope.get("server") or ("localhost", None)
-            host = f"[{host}]" if ":" in host else host
-            return f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
+        said = f"{scope['scheme']}://{header(scope, b'host') or ''}"
+        if self._urls.get(said, lambda: _is_url(said)):
+            return said
+        host, port = scope.get("server") or ("localhost", None)
+        host = f"[{host}]" if ":" in host else host
+        return f"{scope['scheme']}://{host}:{port}" if port else f"{scope['scheme']}://{host}"
 
 
-def _first(query: QueryParams) -> dict[str, str]:
+def _is_url(text: str) -> bool:
+    try:
+        checked_url(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _first(query: bytes) -> dict[str, str]:
     """Return the first value of each key: a later one may have been smuggled into an earlier."""
-    return dict(reversed(query.multi_items()))
+    return dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
 
 
 def _script(text: str) -> Response:

@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-import anyio
+from bootserve.http.flag import Flag
+from bootserve.http.zerocopy import FilePump, can_pump
 
 EXTENSION: Final = "bootserve.connection"
 """ASGI extension: ``scope["extensions"][EXTENSION]["connection"]`` is the `Connection`."""
@@ -27,6 +28,8 @@ _TCP_INFO = struct.Struct("=BxBB 52x I 60x Q")
 and ``tcpi_bytes_acked``."""
 
 _TCP_CLOSE: Final = 7
+_SIOCOUTQNSD: Final = 0x894B
+"""Bytes written that were never sent (``linux/sockios.h``)."""
 
 _FIRST_LOOK = 0.002
 _LONGEST_LOOK = 1.0
@@ -77,6 +80,19 @@ class Connection(asyncio.Transport):
     tail less patience, and drops it if the client sends anything more (RFC 9112, section 9.6).
     """
 
+    __slots__ = (
+        "_acked",
+        "_closing",
+        "_has_timed_out",
+        "_is_leaving",
+        "_linger",
+        "_loop",
+        "_lost",
+        "_pump",
+        "_socket",
+        "_transport",
+    )
+
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._transport = transport
@@ -85,22 +101,28 @@ class Connection(asyncio.Transport):
         self._socket: socket.socket | None = sock if _is_tcp(sock) else None
         self._closing = False
         self._linger: asyncio.TimerHandle | None = None
+        self._pump: FilePump | None = None
         self._acked = 0
-        self._lost = asyncio.Event()
+        self._lost = Flag()
         self._has_timed_out = False
         self._is_leaving = False
 
     # --- facts -------------------------------------------------------------------------------
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended, for either side."""
+        return self._lost.is_set()
+
     def acked(self) -> int:
         """Bytes of the whole connection that the client has acknowledged."""
-        if self._socket is not None and not self._lost.is_set():
+        if self._socket is not None and not self.is_lost:
             self._acked = max(self._acked, self._facts().bytes_acked)
         return self._acked
 
     def waiting(self) -> int:
         """Bytes written that the client has not acknowledged, in our buffer and the kernel's."""
-        if self._socket is None or self._lost.is_set():
+        if self._socket is None or self.is_lost:
             return 0
         return self._transport.get_write_buffer_size() + self._out_queue()
 
@@ -119,15 +141,30 @@ class Connection(asyncio.Transport):
         Takes as long as the client takes, or the kernel to give it up.
         """
         pause = _FIRST_LOOK
-        while self.acked() < position:
-            if self._lost.is_set() or self._facts().is_dead:
+        acked = self.acked()
+        while acked < position:
+            if self.is_lost or self._facts().is_dead:
                 return Delivery.UNCONFIRMED if self._timed_out() else Delivery.LOST
             if self._is_left_to_the_kernel():
                 return Delivery.UNCONFIRMED
-            with anyio.move_on_after(pause):
-                await self._lost.wait()
-            pause = min(pause * 2, _LONGEST_LOOK)
+            await self._lost.wait(pause)
+            before, acked = acked, self.acked()
+            pause = _next_look(pause, acked - before, position - acked)
         return Delivery.ACKNOWLEDGED
+
+    async def transmitted(self) -> bool:
+        """Wait until the client's window and the network have let everything written go out.
+
+        What has gone out is no longer what somebody makes of the file meanwhile, as pages that
+        sendfile(2) has queued still are. Returns ``False`` if the connection is lost.
+        """
+        pause = _FIRST_LOOK
+        waiting = self._unsent()
+        while waiting and not (self.is_lost or self._is_left_to_the_kernel()):
+            await self._lost.wait(pause)
+            before, waiting = waiting, self._unsent()
+            pause = _next_look(pause, before - waiting, waiting)
+        return not self.is_lost
 
     def leave(self) -> None:
         """The process wants to end: from now on the kernel may be trusted with a silent tail."""
@@ -138,6 +175,8 @@ class Connection(asyncio.Transport):
         self.acked()
         self._has_timed_out = isinstance(error, TimeoutError)
         self._lost.set()
+        if self._pump is not None:
+            self._pump.lose()
         if self._linger is not None:
             self._linger.cancel()
 
@@ -152,7 +191,7 @@ class Connection(asyncio.Transport):
 
     def _timed_out(self) -> bool:
         """Whether the kernel gave a silent client up, after it had taken everything from us."""
-        if not self._lost.is_set() and self._socket is not None:
+        if not self.is_lost and self._socket is not None:
             error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self._has_timed_out |= error == errno.ETIMEDOUT
         return self._has_timed_out and not self._transport.get_write_buffer_size()
@@ -164,13 +203,55 @@ class Connection(asyncio.Transport):
             and self._facts().is_silent
         )
 
-    def _out_queue(self) -> int:
+    def _unsent(self) -> int:
+        if self._socket is None or self.is_lost:
+            return 0
+        return self._transport.get_write_buffer_size() + self._out_queue(_SIOCOUTQNSD)
+
+    def _out_queue(self, request: int = termios.TIOCOUTQ) -> int:
         assert self._socket is not None
         try:
-            answer = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
+            answer = fcntl.ioctl(self._socket.fileno(), request, bytes(4))
         except (OSError, ValueError):
             return 0
         return int(struct.unpack("i", answer)[0])
+
+    # --- files -------------------------------------------------------------------------------
+
+    @property
+    def can_sendfile(self) -> bool:
+        """Whether `sendfile` works here: on plain TCP, on a loop that lets us watch the socket."""
+        return (
+            self._socket is not None
+            and self._transport.get_extra_info("sslcontext") is None
+            and can_pump(self._loop)
+        )
+
+    async def sendfile(self, file: int, offset: int, count: int) -> int:
+        """Send from the page cache of an open file; return how many bytes the kernel has taken.
+
+        They are fewer than asked for if the connection is lost, or if sendfile(2) cannot read this
+        kind of file. Nothing may wait in the transport's buffer, nor be written until this returns.
+
+        Raises:
+            OSError: the file could not be read so far.
+        """
+        if self.is_closing() or self.is_lost:
+            return 0
+        assert self._socket is not None
+        self._pump = FilePump(self._loop, self._socket.fileno(), file, offset, count)
+        pump = self._pump
+        try:
+            return await pump.run()
+        except OSError:
+            if not self.is_lost and not self._facts().is_dead:
+                raise
+            # asyncio has not noticed: it looks at a socket only when it wants something of it.
+            self.abort()
+            await self._lost.wait()
+            return pump.sent
+        finally:
+            self._pump = None
 
     # --- closing -----------------------------------------------------------------------------
 
@@ -186,7 +267,7 @@ class Connection(asyncio.Transport):
         self._look_again(_FIRST_LOOK)
 
     def _look_again(self, pause: float) -> None:
-        if self._lost.is_set():
+        if self.is_lost:
             return
         if self.waiting() == 0 or self._facts().is_dead or self._is_left_to_the_kernel():
             self._transport.close()
@@ -199,7 +280,7 @@ class Connection(asyncio.Transport):
         Without SO_LINGER (socket(7)) the kernel would go on to deliver what it has, and the client
         would end with more than we know of.
         """
-        if self._socket is not None and not self._lost.is_set():
+        if self._socket is not None and not self.is_lost:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
         await self._lost.wait()
@@ -235,6 +316,12 @@ class Connection(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._transport.set_protocol(protocol)
+
+
+def _next_look(pause: float, gained: int, missing: int) -> float:
+    """Seconds until a client that goes on as it did in the last pause is done with the rest."""
+    guess = pause * missing / gained if gained > 0 else pause * 2
+    return min(max(guess, _FIRST_LOOK), _LONGEST_LOOK)
 
 
 def _is_tcp(sock: Any) -> bool:

@@ -6,17 +6,24 @@ import time
 from pathlib import PurePosixPath
 
 import anyio
-from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from bootserve.catalog.assets import READ_SIZE, REPLACE_BY_RENAMING, Asset
 from bootserve.http.connection import EXTENSION, Connection, Delivery
-from bootserve.http.preconditions import Answer, Validators, evaluate
+from bootserve.http.extensions import ZERO_COPY
+from bootserve.http.preconditions import CONDITIONS, Answer, Validators, evaluate
 from bootserve.watch.ledger import End, Ledger, Transfer
 
 _CONTENT_TYPES = {".efi": "application/efi", ".ipxe": "text/plain; charset=utf-8"}
 """UEFI HTTP Boot judges an image by its name or by this type (UEFI 2.10, section 24.7.3.1)."""
 
+
+_SMALL = 64 * 1024
+"""Bytes up to which an answer is copied: that costs fewer system calls."""
+
+_HOLD_BACK = 4096
+"""Bytes at the end of an answer that are copied, after a last look at the file: a client can do
+nothing with the rest alone."""
 
 _VERDICTS = {
     Delivery.ACKNOWLEDGED: (End.COMPLETE, ""),
@@ -25,45 +32,54 @@ _VERDICTS = {
 }
 
 
-def client_host(request: Request) -> str:
+def client_host(scope: Scope) -> str:
     """The client's address; a server of somebody else's may not know it."""
-    return request.client.host if request.client else "?"
+    client = scope.get("client")
+    return str(client[0]) if client else "?"
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """A header of the request, by its name in lower case; several are joined (RFC 9110, 5.2)."""
+    values = [value for key, value in scope["headers"] if key == name]
+    return b", ".join(values).decode("latin-1") if values else None
 
 
 class FileAnswer:
     """An ASGI application that sends one open asset to one request, and closes it.
 
-    There is no timer in here: the next read happens when the client has made room for it.
+    There is no timer in here: more is sent when the client has made room for it.
     """
 
-    def __init__(self, asset: Asset, request: Request, ledger: Ledger, machine: str | None) -> None:
+    __slots__ = ("_asset", "_ledger", "_machine")
+
+    def __init__(self, asset: Asset, ledger: Ledger, machine: str | None) -> None:
         self._asset = asset
         self._ledger = ledger
         self._machine = machine
-        self._client = client_host(request)
-        modified = min(asset.mtime_ns // 1_000_000_000, int(time.time()))
-        self._validators = Validators(f'"{asset.tag}"', modified)
-        headers = {
-            name: ", ".join(request.headers.getlist(name)) for name in set(request.headers.keys())
-        }
-        if request.method != "GET":
-            # RFC 9110, section 14.2: ranges are defined for GET alone.
-            headers.pop("range", None)
-        self._answer = evaluate(headers, self._validators, asset.size)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._asset:
-            await send(self._head())
-            if scope["method"] == "HEAD" or self._answer.status not in (200, 206):
+            answer = await self._begin(scope, send)
+            if scope["method"] == "HEAD" or answer.status not in (200, 206):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-                return
-            await self._body(scope, receive, send)
+            else:
+                await self._body(answer, scope, receive, send)
 
-    def _head(self) -> Message:
-        answer, size = self._answer, self._asset.size
+    async def _begin(self, scope: Scope, send: Send) -> Answer:
+        modified = min(self._asset.mtime_ns // 1_000_000_000, int(time.time()))
+        validators = Validators(f'"{self._asset.tag}"', modified)
+        asked = {name: value for name in CONDITIONS if (value := header(scope, name.encode()))}
+        if scope["method"] != "GET":
+            # RFC 9110, section 14.2: ranges are defined for GET alone.
+            asked.pop("range", None)
+        answer = evaluate(asked, validators, self._asset.size)
+        await send(self._head(answer, validators))
+        return answer
+
+    def _head(self, answer: Answer, validators: Validators) -> Message:
         headers = {
-            "etag": self._validators.etag,
-            "last-modified": self._validators.last_modified,
+            "etag": validators.etag,
+            "last-modified": validators.last_modified,
             "accept-ranges": "bytes",
         }
         if answer.status in (200, 206):
@@ -74,31 +90,34 @@ class FileAnswer:
             headers["content-length"] = "0"
         if answer.status == 206:
             last = answer.start + answer.length - 1
-            headers["content-range"] = f"bytes {answer.start}-{last}/{size}"
+            headers["content-range"] = f"bytes {answer.start}-{last}/{self._asset.size}"
         if answer.status == 416:
-            headers["content-range"] = f"bytes */{size}"
+            headers["content-range"] = f"bytes */{self._asset.size}"
         return {
             "type": "http.response.start",
             "status": answer.status,
             "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
         }
 
-    async def _body(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _body(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
         transfer = self._ledger.open(
             protocol="HTTP",
-            client=self._client,
+            client=client_host(scope),
             machine=self._machine,
-            name=_describe(self._asset.name, self._answer),
-            total=self._answer.length,
+            name=_describe(self._asset.name, answer),
+            total=answer.length,
         )
         extensions = scope.get("extensions") or {}
         connection: Connection | None = extensions.get(EXTENSION, {}).get("connection")
         begin = connection.position() if connection else 0
+        if connection:
+            transfer.meter = _Meter(connection, begin, answer.length)
         end, reason = End.SERVER_STOPPED, ""
         try:
-            end, reason = await self._stream(transfer, receive, send)
             if connection is None:
+                end, reason = await self._stream(answer, transfer, receive, send)
                 return
+            end, reason = await self._send_all(answer, transfer, send, connection)
             if end in (End.FILE_ERROR, End.FILE_CHANGED):
                 # At once: what is still under way would only look like more of a file.
                 await connection.cut()
@@ -111,17 +130,41 @@ class FileAnswer:
             end, reason = End.SERVER_ERROR, "see the traceback"
             raise
         finally:
-            if connection is not None:
-                transfer.sent = min(max(connection.acked() - begin, 0), transfer.total)
             transfer.close(end, reason)
 
-    async def _stream(self, transfer: Transfer, receive: Receive, send: Send) -> tuple[End, str]:
+    async def _send_all(
+        self, answer: Answer, transfer: Transfer, send: Send, connection: Connection
+    ) -> tuple[End, str]:
+        start, count = answer.start, answer.length - _HOLD_BACK
+        if count > _SMALL:
+            try:
+                await send(
+                    {
+                        "type": ZERO_COPY,
+                        "file": self._asset,
+                        "offset": start,
+                        "count": count,
+                        "more_body": True,
+                    }
+                )
+            except OSError as error:
+                return End.FILE_ERROR, error.strerror or "read error"
+            # What is still queued would go out as the file is then, not as it was.
+            if not await connection.transmitted():
+                return End.CLIENT_LEFT, ""
+            start += count
+        return await self._send_copies(transfer, send, start, answer.start + answer.length)
+
+    async def _stream(
+        self, answer: Answer, transfer: Transfer, receive: Receive, send: Send
+    ) -> tuple[End, str]:
         outcome = (End.CLIENT_LEFT, "")
+        end = answer.start + answer.length
         async with anyio.create_task_group() as tasks:
 
             async def send_all() -> None:
                 nonlocal outcome
-                outcome = await self._send_all(transfer, send)
+                outcome = await self._send_copies(transfer, send, answer.start, end)
                 tasks.cancel_scope.cancel()
 
             async def wait_for_disconnect() -> None:
@@ -133,9 +176,9 @@ class FileAnswer:
             tasks.start_soon(wait_for_disconnect)
         return outcome
 
-    async def _send_all(self, transfer: Transfer, send: Send) -> tuple[End, str]:
-        offset = self._answer.start
-        end = offset + self._answer.length
+    async def _send_copies(
+        self, transfer: Transfer, send: Send, offset: int, end: int
+    ) -> tuple[End, str]:
         while offset < end:
             # An empty piece waits for room: what is read waits in memory as long as its client.
             await send({"type": "http.response.body", "body": b"", "more_body": True})
@@ -155,6 +198,20 @@ class FileAnswer:
             await anyio.lowlevel.checkpoint()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return End.COMPLETE, ""
+
+
+class _Meter:
+    """How much of one answer the client has acknowledged."""
+
+    __slots__ = ("_begin", "_connection", "_total")
+
+    def __init__(self, connection: Connection, begin: int, total: int) -> None:
+        self._connection = connection
+        self._begin = begin
+        self._total = total
+
+    def __call__(self) -> int:
+        return min(max(self._connection.acked() - self._begin, 0), self._total)
 
 
 def _describe(name: str, answer: Answer) -> str:

@@ -10,6 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 
+CONDITIONS = (
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "if-range",
+    "range",
+)
+"""The names of the headers that `evaluate` looks at."""
+
 _ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
 _BYTE_RANGE = re.compile(r"(-?\d{1,19})?-(-?\d{1,19})?", re.ASCII)
 _TWO_TO_32 = 1 << 32

@@ -42,8 +42,8 @@ class End(StrEnum):
 class Transfer:
     """One answer on its way to one client. Sizes in bytes, times in seconds of the ledger's clock.
 
-    ``total`` is what this answer owes (for a range: the range's length), ``sent`` what the
-    client is known or believed to have got, as precisely as the door can tell.
+    ``total`` is what this answer owes (for a range: the range's length). What the client is known
+    or believed to have got is counted in ``sent``, or told by ``meter`` whenever somebody asks.
     """
 
     ledger: Ledger
@@ -54,7 +54,13 @@ class Transfer:
     total: int
     started: float
     sent: int = 0
+    meter: Callable[[], int] | None = None
     details: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> int:
+        """Bytes that the client has got, as precisely as the door can tell."""
+        return self.sent if self.meter is None else self.meter()
 
     def close(self, end: End, reason: str = "") -> None:
         """End the transfer; a second call is ignored, the first verdict stands."""
@@ -89,6 +95,7 @@ class Ledger:
         if transfer not in self._live:
             return
         self._live.remove(transfer)
+        transfer.sent = transfer.progress
         who = printable(transfer.client)
         if transfer.machine:
             who += f" ({as_word(transfer.machine)})"

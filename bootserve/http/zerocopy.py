@@ -1,0 +1,292 @@
+"""Page cache to socket by sendfile(2): one transfer, driven by the event loop that it runs on.
+
+Rules of this module:
+
+* A turn of the loop moves at most `BURST` bytes of one transfer, and only when the socket has room;
+  so a client that reads as fast as we send holds nobody up, and one that does not costs nothing.
+* sendfile(2) waits for the disk if a page is not in the cache. So every range is probed first with
+  ``preadv2(RWF_NOWAIT)`` (preadv2(2)), a byte here and there; where one is missing, a thread reads
+  the range in, and some more ahead of it. A hot file never sees a thread.
+* A file system that cannot be probed (FUSE, overlayfs) always goes through the thread, one that
+  lies in memory (tmpfs) never.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import threading
+from enum import Enum, auto
+from typing import Final
+
+from bootserve.catalog.reading import readers
+from bootserve.linux import is_in_memory
+
+BURST: Final = 1 << 20
+"""Bytes per turn of the loop: below 256 KiB calls cost more than copies, above 2 MiB a turn of many
+fast clients grows long."""
+
+READ_AHEAD: Final = 8 << 20
+"""Bytes that a disk is kept busy with beyond what is sent, once a file has proved to be cold."""
+
+_PROBE_STEP: Final = 256 << 10
+"""Bytes between two probes. Pages come and go in runs; one between two probes may be missing."""
+
+_FRESH: Final = 1.0
+_FRESH_BLIND: Final = 30.0
+"""Seconds for which pages that were there are taken to be there still, and the same where only a
+thread can tell."""
+
+_ADVICE: Final = 128 << 10
+"""Bytes per posix_fadvise(2): the kernel cuts one piece of advice down to its read-ahead size."""
+
+_CANNOT_PROBE: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+_CANNOT_SEND: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class FileEnded(OSError):
+    """The file has become shorter than what was promised of it."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENODATA, "it shrank while it was sent")
+
+
+class _Medium(Enum):
+    PROBED = auto()
+    MEMORY = auto()
+    BLIND = auto()
+
+
+def can_pump(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this loop lets us watch the socket of one of its own transports.
+
+    ``loop.add_writer`` refuses such a socket; asyncio's selector loops have what is behind it.
+    """
+    return isinstance(loop, asyncio.SelectorEventLoop) and hasattr(loop, "_add_writer")
+
+
+class FilePump:
+    """One range of a file on its way to one socket. To be run once.
+
+    Args:
+        sock: descriptor of the socket; the loop's transport on it must have nothing to write, and
+            be given nothing, until `run` is over.
+        file: descriptor of the file, open until `run` is over.
+    """
+
+    __slots__ = (
+        "_advised",
+        "_end",
+        "_file",
+        "_future",
+        "_is_listening",
+        "_is_over",
+        "_known",
+        "_known_at",
+        "_loop",
+        "_medium",
+        "_offset",
+        "_reading",
+        "_sock",
+        "_start",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: int,
+        file: int,
+        offset: int,
+        count: int,
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._file = file
+        self._start = self._offset = self._known = self._advised = offset
+        self._end = offset + count
+        self._known_at = 0.0
+        self._medium = _Medium.PROBED
+        self._is_listening = False
+        self._is_over = False
+        self._future: asyncio.Future[None] | None = None
+        self._reading: asyncio.Future[None] | None = None
+
+    @property
+    def sent(self) -> int:
+        """Bytes that the kernel has taken."""
+        return self._offset - self._start
+
+    async def run(self) -> int:
+        """Send until the kernel has taken everything; return how much it has taken.
+
+        That is less than asked for if `lose` was called, or if sendfile(2) does not know this kind
+        of file. It takes as long as the client takes.
+
+        Raises:
+            OSError: the socket or the file failed; the connection's state tells which.
+            FileEnded: the file has no more bytes.
+        """
+        try:
+            self._step()
+            if not self._is_over:
+                self._future = self._loop.create_future()
+                await self._future
+        finally:
+            self._finish(None)
+            await self._reader_is_done()
+        return self.sent
+
+    def lose(self) -> None:
+        """The connection is gone; to be called while the descriptor of its socket is still open."""
+        self._finish(None)
+
+    def _finish(self, error: BaseException | None) -> None:
+        self._is_over = True
+        self._listen(False)
+        if self._future is None:
+            if error is not None:
+                raise error
+        elif not self._future.done():
+            if error is None:
+                self._future.set_result(None)
+            else:
+                self._future.set_exception(error)
+
+    async def _reader_is_done(self) -> None:
+        """A thread may still be reading from the file, which its owner is about to close."""
+        cancelled = None
+        while self._reading is not None and not self._reading.done():
+            try:
+                await asyncio.wait([self._reading])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    # --- sending -----------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """Move one burst. Called once by `run`, then by the loop whenever the socket has room."""
+        try:
+            if not self._know():
+                return
+            size = min(self._known - self._offset, BURST)
+            sent = os.sendfile(self._sock, self._file, self._offset, size)
+        except (BlockingIOError, InterruptedError):
+            self._listen(True)
+            return
+        except OSError as error:
+            self._finish(None if error.errno in _CANNOT_SEND else error)
+            return
+        if sent == 0:
+            self._finish(FileEnded())
+            return
+        self._offset += sent
+        if self._offset == self._end:
+            self._finish(None)
+        else:
+            self._listen(True)
+
+    def _listen(self, wanted: bool) -> None:
+        if wanted and not self._is_listening:
+            self._loop._add_writer(self._sock, self._step)  # type: ignore[attr-defined]
+        elif self._is_listening and not wanted:
+            self._loop._remove_writer(self._sock)  # type: ignore[attr-defined]
+        self._is_listening = wanted
+
+    # --- knowing what is in the page cache ---------------------------------------------------
+
+    def _know(self) -> bool:
+        """Whether the next bytes can be sent without waiting for a disk; if not, see to it."""
+        now = self._loop.time()
+        limit = _FRESH if self._medium is _Medium.PROBED else _FRESH_BLIND
+        if now - self._known_at > limit:
+            self._known = self._offset
+        if self._known < self._end and self._known - self._offset < BURST // 2:
+            self._probe(now)
+        if self._known > self._offset:
+            return True
+        self._listen(False)
+        self._read_in()
+        return False
+
+    def _probe(self, now: float) -> None:
+        """Extend what is known to be in the cache, as far as it is, to one burst at most."""
+        if self._medium is _Medium.BLIND:
+            return
+        end = min(self._offset + BURST, self._end)
+        if self._medium is _Medium.PROBED:
+            try:
+                position = self._known
+                while position < end:
+                    os.preadv(self._file, _one_byte, position, os.RWF_NOWAIT)
+                    position = min(position - position % _PROBE_STEP + _PROBE_STEP, end)
+                os.preadv(self._file, _one_byte, end - 1, os.RWF_NOWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _CANNOT_PROBE:
+                    raise
+                self._medium = _Medium.MEMORY if is_in_memory(self._file) else _Medium.BLIND
+                if self._medium is _Medium.BLIND:
+                    return
+        self._known = end
+        self._known_at = now
+        if self._offset < self._advised < min(self._end, self._offset + READ_AHEAD // 2):
+            # The disk is the bottleneck, and would soon have nothing to do.
+            self._start_reading(end, end)
+
+    def _read_in(self) -> None:
+        """Have a thread wait for the disk; the client's socket meanwhile waits for nothing."""
+        size = READ_AHEAD if self._medium is _Medium.BLIND else BURST
+        self._start_reading(self._offset, min(self._offset + size, self._end))
+
+    def _start_reading(self, start: int, end: int) -> None:
+        if self._is_over:
+            return
+        if self._reading is not None and not self._reading.done():
+            if start < end:
+                # Only advice is being given; it is given soon, and this comes after it.
+                self._reading.add_done_callback(lambda _: self._start_reading(start, end))
+            return
+        ahead = min(max(end, self._offset) + READ_AHEAD, self._end)
+        advised = max(self._advised, start)
+        self._advised = max(ahead, self._advised)
+        self._reading = self._loop.run_in_executor(
+            readers, _read, self._file, start, end, advised, ahead
+        )
+        if start < end:
+            self._reading.add_done_callback(lambda done: self._has_read(done, end))
+
+    def _has_read(self, done: asyncio.Future[None], end: int) -> None:
+        error = done.exception()
+        if error is not None:
+            self._finish(error)
+        elif not self._is_over:
+            self._known = end
+            self._known_at = self._loop.time()
+            self._step()
+
+
+_one_byte: Final = [bytearray(1)]
+_scratch = threading.local()
+
+
+def _read(file: int, start: int, end: int, advised: int, ahead: int) -> None:
+    """Read a range into the page cache, after asking for what comes ``ahead``. In a thread.
+
+    A copy is the only wait for a page that every file system understands.
+    """
+    with contextlib.suppress(OSError):
+        for offset in range(advised, ahead, _ADVICE):
+            os.posix_fadvise(file, offset, min(_ADVICE, ahead - offset), os.POSIX_FADV_WILLNEED)
+    if start >= end:
+        return
+    buffer: memoryview = _scratch.__dict__.setdefault("buffer", memoryview(bytearray(_PROBE_STEP)))
+    while start < end:
+        count = os.preadv(file, [buffer[: end - start]], start)
+        if count == 0:
+            return
+        start += count

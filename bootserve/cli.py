@@ -18,6 +18,7 @@ from bootserve.catalog.check import asset_problems
 from bootserve.catalog.roots import root_problem
 from bootserve.config_errors import ConfigError
 from bootserve.dhcp_config import DhcpServer
+from bootserve.log import start_logging
 from bootserve.service import Service, open_doors
 from bootserve.settings import AssetSettings, Settings, config_file, load, unknown_variables
 from bootserve.sockets import ListenError
@@ -55,7 +56,7 @@ Tftp = Annotated[
 def serve(config: Config = None, root: Roots = None, http: Http = None, tftp: Tftp = None) -> None:
     """Serve boot files until SIGTERM or Ctrl-C; a second signal cuts transfers off."""
     settings = _settings(config, root, http, tftp)
-    _start_logging(settings)
+    start_logging(settings.log.level)
     for sentence in unknown_variables():
         logger.warning("%s", sentence)
     missing = [
@@ -157,14 +158,3 @@ def _fail(problems: list[str]) -> NoReturn:
     for problem in problems:
         print(f"bootserve: {problem}", file=sys.stderr)
     raise typer.Exit(1)
-
-
-def _start_logging(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log.level.upper(),
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        stream=sys.stderr,
-    )
-    # uvicorn's own stages of life say nothing that the service does not say itself.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

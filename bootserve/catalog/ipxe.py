@@ -34,8 +34,8 @@ from bootserve.catalog.model import Arch, parse_server_url
 from bootserve.catalog.profiles import Found, Kernel, kernels
 from bootserve.settings import Settings
 
-_REMEMBERED = 4096
-"""Scripts of a kilobyte or so; bounded, because clients choose what they call us."""
+_REMEMBERED = 8 << 20
+"""Characters of scripts that are kept."""
 
 _TERMINATORS = frozenset({"||", "&&", ";"})
 
@@ -124,7 +124,7 @@ class ScriptWriter:
         self._settings = settings
         self._look = look
         self._machines = Machines(settings.machines)
-        self._written = Memo[tuple[str, str, int], str](_REMEMBERED)
+        self._written = Memo[tuple[str, str, int], str](_REMEMBERED, len)
 
     @property
     def reads_disk(self) -> bool:

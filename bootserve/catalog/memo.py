@@ -10,22 +10,31 @@ _Value = TypeVar("_Value")
 
 
 class Memo(Generic[_Key, _Value]):
-    """Remembers values by key; the one that was made first is forgotten first.
+    """Remembers values by key; those that were made first are forgotten first.
 
     Args:
-        capacity: number of values.
+        capacity: how many values, or what they may weigh together. Keys are often chosen by
+            clients, so it is what a flood of them may cost.
+        weigh: the weight of a value.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, weigh: Callable[[_Value], int] = lambda _: 1) -> None:
         self._capacity = capacity
+        self._weigh = weigh
+        self._weight = 0
         self._values: dict[_Key, _Value] = {}
 
     def get(self, key: _Key, make: Callable[[], _Value]) -> _Value:
         """Return the value for ``key``, made by ``make`` if it is not remembered."""
         found = self._values.get(key)
-        if found is None:
-            found = make()
-            while len(self._values) >= self._capacity:
-                del self._values[next(iter(self._values))]
-            self._values[key] = found
-        return found
+        return self._make(key, make) if found is None else found
+
+    def _make(self, key: _Key, make: Callable[[], _Value]) -> _Value:
+        made = make()
+        weight = self._weigh(made)
+        if weight <= self._capacity:
+            self._weight += weight
+            while self._weight > self._capacity:
+                self._weight -= self._weigh(self._values.pop(next(iter(self._values))))
+            self._values[key] = made
+        return made

@@ -10,12 +10,12 @@ from urllib.parse import parse_qsl, unquote
 
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound, AssetUnavailable
 from bootserve.catalog.catalog import AUTOEXEC, Catalog
 from bootserve.catalog.ipxe import checked_url
-from bootserve.catalog.machines import identify
+from bootserve.catalog.machines import Identity, identify
 from bootserve.catalog.memo import Memo
 from bootserve.catalog.profiles import Found
 from bootserve.http.files import FileAnswer, client_host, header
@@ -30,7 +30,12 @@ _unavailable = QuietLog(logger)
 _refusals = QuietLog(logger)
 
 _REMEMBERED = 1024
-"""Host headers whose form is known; clients choose them, so it is bounded."""
+_LONG_QUERY = 1024
+"""Host headers and query strings that are remembered with what they mean, and bytes up to which a
+query string is."""
+
+_REMEMBERED_BYTES = 8 << 20
+"""Bytes of scripts that are kept as answers."""
 
 _SLASHES = re.compile("/{2,}")
 _SIGNED_BYTE = re.compile(rb"%FFFFFF([89A-F][0-9A-F])")
@@ -97,18 +102,23 @@ class _Routes:
         self._catalog = catalog
         self._ledger = ledger
         self._urls = Memo[str, bool](_REMEMBERED)
+        self._answers = Memo[str, _Script](_REMEMBERED_BYTES, len)
+        self._askers = Memo[bytes, tuple[Identity, tuple[str, str, str, str]]](_REMEMBERED)
 
     def entry(self, scope: Scope) -> ASGIApp:
         """The entry script, the one URL that a DHCP server has to name."""
         url = self._url(scope)
         logger.info("HTTP %s gets the entry script", printable(client_host(scope)))
-        return _script(self._catalog.scripts.entry(url))
+        return self._script(self._catalog.scripts.entry(url))
 
     async def machine(self, scope: Scope) -> ASGIApp:
         """The script for the machine that the query string describes."""
         url = self._url(scope)
-        said = _first(scope["query_string"])
-        identity, complaints = identify(said)
+        query = scope["query_string"]
+        if len(query) <= _LONG_QUERY:
+            identity, words = self._askers.get(query, lambda: _asker(query))
+        else:
+            identity, words = _asker(query)
         client = client_host(scope)
         label = identity.label
         if label:
@@ -117,16 +127,17 @@ class _Routes:
             text, what = self._catalog.scripts.machine(url, identity, await self._found())
         except AssetUnavailable as error:
             return _try_again(client, error)
+        who, buildarch, platform, ignored = words
         logger.info(
             "HTTP %s (%s, %s %s) gets the script of: %s%s",
             printable(client),
-            as_word(label) if label else "unknown machine",
-            as_word(said.get("buildarch", "?")),
-            as_word(said.get("platform", "?")),
+            who,
+            buildarch,
+            platform,
             as_word(what),
-            "".join(f"; ignored {as_word(complaint)}" for complaint in complaints),
+            ignored,
         )
-        return _script(text)
+        return self._script(text)
 
     async def profile(self, scope: Scope, name: str) -> ASGIApp:
         """The script of one profile, or of one kernel below the asset roots, by name."""
@@ -139,7 +150,7 @@ class _Routes:
         logger.info("HTTP %s gets the script of profile %s", printable(client), as_word(name))
         if text is None:
             return _not_found(f"there is no profile {printable(name)!r}")
-        return _script(text)
+        return self._script(text)
 
     async def file(self, scope: Scope, name: str) -> ASGIApp:
         """An asset by its name, or the entry script under a name that iPXE asks for by itself."""
@@ -158,8 +169,11 @@ class _Routes:
             return PlainTextResponse("this file may not be read\n", 403)
         if not isinstance(source, Asset):
             logger.info("HTTP %s gets the entry script, as %s", printable(client), as_word(name))
-            return _script((await source.read(0, source.size)).decode())
+            return self._script((await source.read(0, source.size)).decode())
         return FileAnswer(source, self._ledger, self._catalog.sightings.label(client))
+
+    def _script(self, text: str) -> ASGIApp:
+        return self._answers.get(text, lambda: _Script(text))
 
     async def _found(self) -> Sequence[Found]:
         if self._catalog.scripts.reads_disk:
@@ -178,6 +192,30 @@ class _Routes:
         return f"{scope['scheme']}://{host}:{port}" if port else f"{scope['scheme']}://{host}"
 
 
+class _Script:
+    """The answer that is a script, made once for all who get it."""
+
+    __slots__ = ("_body", "_head")
+
+    def __init__(self, text: str) -> None:
+        body = text.encode()
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            # What a machine gets depends on who asks and on today's configuration.
+            (b"cache-control", b"no-store"),
+        ]
+        self._head: Message = {"type": "http.response.start", "status": 200, "headers": headers}
+        self._body: Message = {"type": "http.response.body", "body": body}
+
+    def __len__(self) -> int:
+        return len(self._body["body"])
+
+    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
+        await send(self._head)
+        await send(self._body)
+
+
 def _is_url(text: str) -> bool:
     try:
         checked_url(text)
@@ -186,14 +224,21 @@ def _is_url(text: str) -> bool:
     return True
 
 
+def _asker(query: bytes) -> tuple[Identity, tuple[str, str, str, str]]:
+    """Return who asks, and the words of a log line about it."""
+    said = _first(query)
+    identity, complaints = identify(said)
+    return identity, (
+        as_word(identity.label) if identity.label else "unknown machine",
+        as_word(said.get("buildarch", "?")),
+        as_word(said.get("platform", "?")),
+        "".join(f"; ignored {as_word(complaint)}" for complaint in complaints),
+    )
+
+
 def _first(query: bytes) -> dict[str, str]:
     """Return the first value of each key: a later one may have been smuggled into an earlier."""
     return dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
-
-
-def _script(text: str) -> Response:
-    # What a machine gets depends on who asks and on today's configuration: no cache may keep it.
-    return PlainTextResponse(text, headers={"cache-control": "no-store"})
 
 
 def _try_again(client: str, error: AssetUnavailable) -> Response:

@@ -83,6 +83,7 @@ class Connection(asyncio.Transport):
     __slots__ = (
         "_acked",
         "_closing",
+        "_corked",
         "_has_timed_out",
         "_is_leaving",
         "_linger",
@@ -100,6 +101,7 @@ class Connection(asyncio.Transport):
         sock = transport.get_extra_info("socket")
         self._socket: socket.socket | None = sock if _is_tcp(sock) else None
         self._closing = False
+        self._corked: bytes | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._pump: FilePump | None = None
         self._acked = 0
@@ -124,7 +126,7 @@ class Connection(asyncio.Transport):
         """Bytes written that the client has not acknowledged, in our buffer and the kernel's."""
         if self._socket is None or self.is_lost:
             return 0
-        return self._transport.get_write_buffer_size() + self._out_queue()
+        return self.get_write_buffer_size() + self._out_queue()
 
     def position(self) -> int:
         """Where in the connection's stream the next byte written will stand, as `acked` counts."""
@@ -206,7 +208,7 @@ class Connection(asyncio.Transport):
     def _unsent(self) -> int:
         if self._socket is None or self.is_lost:
             return 0
-        return self._transport.get_write_buffer_size() + self._out_queue(_SIOCOUTQNSD)
+        return self.get_write_buffer_size() + self._out_queue(_SIOCOUTQNSD)
 
     def _out_queue(self, request: int = termios.TIOCOUTQ) -> int:
         assert self._socket is not None
@@ -215,6 +217,21 @@ class Connection(asyncio.Transport):
         except (OSError, ValueError):
             return 0
         return int(struct.unpack("i", answer)[0])
+
+    # --- heads -------------------------------------------------------------------------------
+
+    def cork(self) -> None:
+        """Keep what is written next until more is written, or `uncork` is called.
+
+        The head of an answer and its body then share a system call and, if small, a segment. ASGI
+        asks for it too: a head is to be sent with the first piece of the body, not before.
+        """
+        self._corked = b""
+
+    def uncork(self) -> None:
+        head, self._corked = self._corked, None
+        if head and not self.is_closing():
+            self._transport.write(head)
 
     # --- files -------------------------------------------------------------------------------
 
@@ -258,6 +275,7 @@ class Connection(asyncio.Transport):
     def close(self) -> None:
         if self._closing:
             return
+        self.uncork()
         self._closing = True
         if self.waiting() == 0:
             self._transport.close()
@@ -298,15 +316,21 @@ class Connection(asyncio.Transport):
         return self._transport.get_extra_info(name, default)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        if not self.is_closing():
+        if self.is_closing():
+            return
+        if self._corked is None:
             self._transport.write(data)
+        elif not self._corked:
+            self._corked = bytes(data)
+        else:
+            head, self._corked = self._corked, None
+            self._transport.write(b"".join((head, data)))
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
-        if not self.is_closing():
-            self._transport.writelines(list_of_data)
+        self.write(b"".join(list_of_data))
 
     def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size()
+        return self._transport.get_write_buffer_size() + len(self._corked or b"")
 
     def pause_reading(self) -> None:
         self._transport.pause_reading()

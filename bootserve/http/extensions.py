@@ -52,9 +52,12 @@ class FileSends:
             OSError: the file could not be opened, or not be read to the end of what was asked for.
             RuntimeError: the message is out of order, or longer than Content-Length.
         """
-        if message["type"] == ZERO_COPY:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._connection.cork()
+        elif kind == ZERO_COPY:
             return self._zero_copy(**{k: v for k, v in message.items() if k != "type"})
-        if message["type"] == PATH:
+        elif kind == PATH:
             return self._path(message["path"])
         return self._cycle.send(message)
 
@@ -79,6 +82,7 @@ class FileSends:
             if end - start > cycle.expected_content_length:
                 raise RuntimeError("Response content longer than Content-Length")
             # All of the head must be out: the next bytes do not go through the transport.
+            self._connection.uncork()
             await cycle.flow.drain()
             sent = await self._connection.sendfile(fd, start, end - start)
             cycle.expected_content_length -= sent

@@ -36,6 +36,8 @@ _HEAD_TOO_LARGE = (
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
 
+_NO_OPTIONS: dict[str, Any] = {}
+
 _reported: set[str] = set()
 _malformed = QuietLog(logger)
 # uvicorn writes an unbounded line of its own for each, without saying who sent it.
@@ -57,13 +59,21 @@ class BootProtocol(HttpToolsProtocol):
     """One connection. A client that half-closes still gets its answer; none loses its tail."""
 
     # In slots, because one attribute more would double the size of uvicorn's dictionary.
-    __slots__ = ("_head_bytes", "_head_timer", "_is_deaf", "_running", "connection")
+    __slots__ = (
+        "_head_bytes",
+        "_head_timer",
+        "_is_deaf",
+        "_is_in_head",
+        "_running",
+        "connection",
+    )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connection = Connection(transport, self.loop)
         self._running: RequestResponseCycle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._is_in_head = True
         self._is_deaf = False
         self._check_options(transport)
         # uvicorn's flow.drain() then waits until all is with the kernel, and sendfile may follow.
@@ -94,7 +104,10 @@ class BootProtocol(HttpToolsProtocol):
         was_in_head = self._head_timer is not None
         super().data_received(data)
         self._mind_idleness()
-        if was_in_head and self._head_timer is not None:
+        if not self._is_in_head:
+            return
+        self._await_head()
+        if was_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT:
                 self._refuse(_HEAD_TOO_LARGE, "endless request head")
@@ -123,11 +136,11 @@ class BootProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._await_head()
+        self._is_in_head = True
         extensions: dict[str, dict[str, Any]] = {
             EXTENSION: {"connection": self.connection},
-            ZERO_COPY: {},
-            PATH: {},
+            ZERO_COPY: _NO_OPTIONS,
+            PATH: _NO_OPTIONS,
         }
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
@@ -136,6 +149,11 @@ class BootProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._is_draining:
             self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        # The answer to a HEAD has no body that would take its head along.
+        self.connection.uncork()
+        super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
         """Idleness begins when the client has everything, not when the kernel took it all."""
@@ -148,7 +166,7 @@ class BootProtocol(HttpToolsProtocol):
         """Any data ends uvicorn's keep-alive timer, even data that begins no request."""
         if (
             self.timeout_keep_alive_task is None
-            and self._head_timer is None
+            and not self._is_in_head
             and self.cycle is not None
             and self.cycle.response_complete
             and not self.connection.is_closing()
@@ -180,6 +198,7 @@ class BootProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(seconds, self._head_is_late)
 
     def _head_is_over(self) -> None:
+        self._is_in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

@@ -1,0 +1,119 @@
+"""Where log lines go: to standard error, but never at the cost of a client.
+
+Standard error is a pipe to journald, a terminal or a file, and any of them may stall. So lines are
+handed to a thread, which writes all that have gathered in one system call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from typing import Final, TextIO
+
+_GATHER: Final = 0.01
+"""Seconds in which lines gather: nobody sees the delay, and a burst is one system call."""
+
+_MOST: Final = 20_000
+"""Lines that wait for a reader that stalls; a few megabytes. Later ones are counted."""
+
+_FLUSH_WAIT: Final = 2.0
+"""Seconds that the end of the process waits for the last lines to be taken."""
+
+
+class LineWriter(logging.Handler):
+    """Writes records as lines to a stream from a thread of its own, which `close` ends.
+
+    Args:
+        stream: it is not closed.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        # Appended to and emptied by different threads, each of which does it in one step.
+        self._lines: deque[str] = deque()
+        self._left_out = 0
+        self._wanted = threading.Event()
+        self._is_written = threading.Condition()
+        self._is_writing = False
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="bootserve-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self._lines) >= _MOST:
+            self._left_out += 1
+            return
+        try:
+            self._lines.append(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+        if not self._wanted.is_set():
+            self._wanted.set()
+
+    def flush(self) -> None:
+        """Wait until the lines so far are written, but not for ever."""
+        with self._is_written:
+            self._is_written.wait_for(
+                lambda: not (self._lines or self._is_writing) or not self._thread.is_alive(),
+                _FLUSH_WAIT,
+            )
+
+    def close(self) -> None:
+        self.flush()
+        self._is_closing = True
+        self._wanted.set()
+        self._thread.join(_FLUSH_WAIT)
+        super().close()
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            self._wanted.wait()
+            if not self._is_closing:
+                time.sleep(_GATHER)
+            with self._is_written:
+                self._wanted.clear()
+                self._is_writing = True
+            self._write([self._lines.popleft() for _ in range(len(self._lines))])
+            with self._is_written:
+                self._is_writing = False
+                self._is_written.notify_all()
+
+    def _write(self, lines: list[str]) -> None:
+        left_out, self._left_out = self._left_out, 0
+        if left_out:
+            lines.append(f"(log lines left out because nobody read them: {left_out})\n")
+        # Nobody is there to be told of an error.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write("".join(lines))
+            self._stream.flush()
+
+
+class _Formatter(logging.Formatter):
+    """The standard one, but a second is spelt out once."""
+
+    _second = -1
+    _spelt = ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._spelt, self._second = super().formatTime(record, datefmt), second
+        return self._spelt
+
+
+def start_logging(level: str) -> None:
+    """Send what is logged from ``level`` on to standard error; to be called once in a process."""
+    # A record costs half without what no line of ours shows (logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
+    handler = LineWriter(sys.stderr if sys.stderr is not None else io.StringIO())
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    # uvicorn's own stages of life say nothing that the service does not say itself.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

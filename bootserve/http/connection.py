@@ -181,6 +181,9 @@ class Connection(asyncio.Transport):
             self._pump.lose()
         if self._linger is not None:
             self._linger.cancel()
+        # The one reference by which asyncio's transport holds itself: without it all is freed now,
+        # and not when the garbage collector gets to it.
+        getattr(self._transport, "__dict__", {}).pop("_read_ready_cb", None)
 
     def _facts(self) -> _Facts:
         if self._socket is not None:

@@ -162,7 +162,9 @@ class Connection(asyncio.Transport):
         """
         pause = _FIRST_LOOK
         waiting = self._unsent()
-        while waiting and not (self.is_lost or self._is_left_to_the_kernel()):
+        while waiting and not self._is_left_to_the_kernel():
+            if self.is_lost or self._facts().is_dead:
+                return False
             await self._lost.wait(pause)
             before, waiting = waiting, self._unsent()
             pause = _next_look(pause, before - waiting, waiting)

@@ -271,7 +271,16 @@ class FilePump:
 
 
 _one_byte: Final = [bytearray(1)]
-_scratch = threading.local()
+
+
+class _Scratch(threading.local):
+    """Where a reading thread puts the bytes that it has no use for."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(_PROBE_STEP))
+
+
+_scratch: Final = _Scratch()
 
 
 def _read(file: int, start: int, end: int, advised: int, ahead: int) -> None:
@@ -284,9 +293,8 @@ def _read(file: int, start: int, end: int, advised: int, ahead: int) -> None:
             os.posix_fadvise(file, offset, min(_ADVICE, ahead - offset), os.POSIX_FADV_WILLNEED)
     if start >= end:
         return
-    buffer: memoryview = _scratch.__dict__.setdefault("buffer", memoryview(bytearray(_PROBE_STEP)))
     while start < end:
-        count = os.preadv(file, [buffer[: end - start]], start)
+        count = os.preadv(file, [_scratch.buffer[: end - start]], start)
         if count == 0:
             return
         start += count

@@ -24,7 +24,7 @@ from typing import Final
 from bootserve.catalog.reading import readers
 from bootserve.linux import is_in_memory
 
-BURST: Final = 1 << 20
+BURST: Final = 2 << 20
 """Bytes per turn of the loop: below 256 KiB calls cost more than copies, above 2 MiB a turn of many
 fast clients grows long."""
 
@@ -235,8 +235,17 @@ class FilePump:
         self._known = end
         self._known_at = now
         if self._offset < self._advised < min(self._end, self._offset + READ_AHEAD // 2):
-            # The disk is the bottleneck, and would soon have nothing to do.
-            self._start_reading(end, end)
+            self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """The file was cold, and its disk will soon have nothing to do."""
+        try:
+            os.preadv(self._file, _one_byte, self._advised, os.RWF_NOWAIT)
+        except OSError:
+            self._start_reading(self._known, self._known)
+        else:
+            # From here on somebody else has read it.
+            self._advised = self._offset
 
     def _read_in(self) -> None:
         """Have a thread wait for the disk; the client's socket meanwhile waits for nothing."""

@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NO_INDEX = echo 'pip could not install, see above. It needs the network once, to reach PyPI or the \
 index of your pip configuration; a "conflict" with a pinned version mostly means that it could not.' >&2
 
-.PHONY: help run test lint demo clean
+.PHONY: help run test bench lint demo clean
 
 help:
 	@echo 'make run    serve boot-assets/ now (ARGS="--config FILE ..." for options of bootserve serve)'
 	@echo 'make demo   netboot a virtual machine on this terminal, without root'
 	@echo 'make test   run the tests (ARGS="-k NAME ..." for options of pytest)'
+	@echo 'make bench  measure beside nginx and others, as root, on an idle machine (ARGS="--quick ...")'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make clean  remove what the above have made'
 
@@ -35,11 +36,18 @@ $(VENV)/.test: pyproject.toml .constraints.txt | $(VENV)/bin/python
 	@$(BIN)/pip install --quiet --editable '.[test]' || { $(NO_INDEX); exit 1; }
 	@touch $@ $(VENV)/.run
 
+$(VENV)/.bench: pyproject.toml .constraints.txt | $(VENV)/bin/python
+	@$(BIN)/pip install --quiet --editable '.[bench]' || { $(NO_INDEX); exit 1; }
+	@touch $@ $(VENV)/.run
+
 run: $(VENV)/.run
 	@exec $(BIN)/bootserve serve $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.bench
+	@$(BIN)/python -m bench.http $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

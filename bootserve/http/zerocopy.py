@@ -249,7 +249,11 @@ class FilePump:
 
     def _read_in(self) -> None:
         """Have a thread wait for the disk; the client's socket meanwhile waits for nothing."""
-        size = READ_AHEAD if self._medium is _Medium.BLIND else BURST
+        if self._offset == self._start:
+            # A client that has nothing yet is to have something soon.
+            size = _PROBE_STEP
+        else:
+            size = READ_AHEAD if self._medium is _Medium.BLIND else BURST
         self._start_reading(self._offset, min(self._offset + size, self._end))
 
     def _start_reading(self, start: int, end: int) -> None:

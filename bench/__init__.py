@@ -1,0 +1,1 @@
+"""Benchmarks: bootserve beside its peers, in one run on one machine."""

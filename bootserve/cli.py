@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -76,8 +77,9 @@ def serve(config: Config = None, root: Roots = None, http: Http = None, tftp: Tf
     is_clean = anyio.run(service.run)
     # A thread that waits for a medium which hangs would hold an ordinary exit up.
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(0 if is_clean else 1)
 
 

@@ -26,10 +26,12 @@ def open_cached(path: str, flags: int, dir_fd: int | None = None) -> int:
     Raises:
         BlockingIOError: a directory on the way is not in the kernel's cache, or this kernel cannot
             tell (before Linux 5.12, or forbidden by a system-call filter).
-        OSError: as os.open() does.
+        OSError, ValueError: as os.open() does.
     """
     how = _OPEN_HOW.pack(flags, 0, _RESOLVE_CACHED)
     name = os.fsencode(path)
+    if b"\0" in name:
+        raise ValueError("embedded null byte")
     start = _AT_FDCWD if dir_fd is None else dir_fd
     found = _libc.syscall(_SYS_OPENAT2, start, name, how, len(how))
     if found >= 0:

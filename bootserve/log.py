@@ -7,8 +7,8 @@ handed to a thread, which writes all that have gathered in one system call.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import os
 import sys
 import threading
 import time
@@ -35,6 +35,9 @@ class LineWriter(logging.Handler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError, ValueError):
+            self._descriptor = stream.fileno()
         # Appended to and emptied by different threads, each of which does it in one step.
         self._lines: deque[str] = deque()
         self._left_out = 0
@@ -88,10 +91,28 @@ class LineWriter(logging.Handler):
         left_out, self._left_out = self._left_out, 0
         if left_out:
             lines.append(f"(log lines left out because nobody read them: {left_out})\n")
+        text = "".join(lines)
         # Nobody is there to be told of an error.
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write("".join(lines))
-            self._stream.flush()
+            if self._descriptor is None:
+                self._stream.write(text)
+                self._stream.flush()
+            else:
+                # Past the stream's own buffer, on which a later flush would stall or fail again.
+                rest = text.encode(errors="backslashreplace")
+                while rest:
+                    rest = rest[self._take(rest) :]
+
+    def _take(self, data: bytes) -> int:
+        assert self._descriptor is not None
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:
+            # Whoever shares the terminal with us has made it non-blocking.
+            if self._is_closing:
+                raise
+            time.sleep(_GATHER)
+            return 0
 
 
 class _Formatter(logging.Formatter):
@@ -112,7 +133,11 @@ def start_logging(level: str) -> None:
     # A record costs half without what no line of ours shows (logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    handler = LineWriter(sys.stderr if sys.stderr is not None else io.StringIO())
+    if sys.stderr is None:
+        # Descriptor 2 is closed, and will be somebody's connection.
+        handler: logging.Handler = logging.NullHandler()
+    else:
+        handler = LineWriter(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # uvicorn's own stages of life say nothing that the service does not say itself.

@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,13 +124,15 @@ class _OpenFiles:
     def __init__(self) -> None:
         self._files: dict[tuple[int, ...], _OpenFile] = {}
         self._lock = threading.Lock()
+        self._dropped: deque[_OpenFile] = deque()
 
     def take(self, key: tuple[int, ...]) -> _OpenFile | None:
         with self._lock:
             found = self._files.get(key)
             if found is not None:
                 found.users += 1
-            return found
+        self._pick_up()
+        return found
 
     def add(self, key: tuple[int, ...], fd: int) -> _OpenFile:
         # FileIO closes the descriptor if its owner is cancelled before it could.
@@ -142,6 +145,20 @@ class _OpenFiles:
             found.users += 1
         new.file.close()
         return found
+
+    def drop(self, used: _OpenFile) -> None:
+        """Give back what a user has left without a word, from wherever its end is noticed.
+
+        The garbage collector may notice it in the middle of any line above, with the lock held.
+        """
+        self._dropped.append(used)
+        if not self._lock.locked():
+            self._pick_up()
+
+    def _pick_up(self) -> None:
+        while self._dropped:
+            with contextlib.suppress(IndexError):
+                self.give_back(self._dropped.popleft())
 
     def give_back(self, used: _OpenFile) -> None:
         with self._lock:
@@ -212,7 +229,8 @@ class Asset:
 
     def __del__(self) -> None:
         # Its owner may have been cancelled before it could.
-        self.close()
+        if self._used is not None:
+            self._files.drop(self._used)
 
     def __enter__(self) -> Asset:
         return self

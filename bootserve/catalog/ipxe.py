@@ -35,7 +35,8 @@ from bootserve.catalog.profiles import Found, Kernel, kernels
 from bootserve.settings import Settings
 
 _REMEMBERED = 8 << 20
-"""Characters of scripts that are kept."""
+_OVERHEAD = 1024
+"""Characters of scripts that are kept, and what each counts for beside its text."""
 
 _TERMINATORS = frozenset({"||", "&&", ";"})
 
@@ -124,7 +125,9 @@ class ScriptWriter:
         self._settings = settings
         self._look = look
         self._machines = Machines(settings.machines)
-        self._written = Memo[tuple[str, str, int], str](_REMEMBERED, len)
+        self._written = Memo[tuple[str, str, int], str](
+            _REMEMBERED, lambda text: len(text) + _OVERHEAD
+        )
 
     @property
     def reads_disk(self) -> bool:

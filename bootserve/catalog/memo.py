@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
+
+_MISSING: Final = object()
 
 
 class Memo(Generic[_Key, _Value]):
@@ -26,8 +28,8 @@ class Memo(Generic[_Key, _Value]):
 
     def get(self, key: _Key, make: Callable[[], _Value]) -> _Value:
         """Return the value for ``key``, made by ``make`` if it is not remembered."""
-        found = self._values.get(key)
-        return self._make(key, make) if found is None else found
+        found = self._values.get(key, _MISSING)
+        return self._make(key, make) if found is _MISSING else found  # type: ignore[return-value]
 
     def _make(self, key: _Key, make: Callable[[], _Value]) -> _Value:
         made = make()

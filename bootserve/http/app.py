@@ -35,7 +35,11 @@ _LONG_QUERY = 1024
 query string is."""
 
 _REMEMBERED_BYTES = 8 << 20
-"""Bytes of scripts that are kept as answers."""
+_OVERHEAD = 1024
+"""Bytes of scripts that are kept as answers, and what each counts for beside its two texts."""
+
+_LONGEST_URL = 300
+"""A host name has 255 characters at most (RFC 1035, section 2.3.4)."""
 
 _SLASHES = re.compile("/{2,}")
 _SIGNED_BYTE = re.compile(rb"%FFFFFF([89A-F][0-9A-F])")
@@ -92,7 +96,7 @@ def _mended_path(scope: Scope) -> str:
     """
     path: str = scope["path"]
     if b"%FFFFFF" in scope.get("raw_path", b""):
-        path = unquote(_SIGNED_BYTE.sub(rb"%\1", scope["raw_path"]).decode("ascii"))
+        path = unquote(_SIGNED_BYTE.sub(rb"%\1", scope["raw_path"]).decode("ascii", "replace"))
     return _SLASHES.sub("/", path) if "//" in path else path
 
 
@@ -102,7 +106,7 @@ class _Routes:
         self._catalog = catalog
         self._ledger = ledger
         self._urls = Memo[str, bool](_REMEMBERED)
-        self._answers = Memo[str, _Script](_REMEMBERED_BYTES, len)
+        self._answers = Memo[str, _Script](_REMEMBERED_BYTES, lambda script: script.weight)
         self._askers = Memo[bytes, tuple[Identity, tuple[str, str, str, str]]](_REMEMBERED)
 
     def entry(self, scope: Scope) -> ASGIApp:
@@ -185,7 +189,7 @@ class _Routes:
         if self._settings.http.url:
             return self._settings.http.url
         said = f"{scope['scheme']}://{header(scope, b'host') or ''}"
-        if self._urls.get(said, lambda: _is_url(said)):
+        if len(said) <= _LONGEST_URL and self._urls.get(said, lambda: _is_url(said)):
             return said
         host, port = scope.get("server") or ("localhost", None)
         host = f"[{host}]" if ":" in host else host
@@ -208,8 +212,9 @@ class _Script:
         self._head: Message = {"type": "http.response.start", "status": 200, "headers": headers}
         self._body: Message = {"type": "http.response.body", "body": body}
 
-    def __len__(self) -> int:
-        return len(self._body["body"])
+    @property
+    def weight(self) -> int:
+        return 2 * len(self._body["body"]) + _OVERHEAD
 
     async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
         await send(self._head)

@@ -54,7 +54,8 @@ class FileSends:
         """
         kind = message["type"]
         if kind == "http.response.start":
-            self._connection.cork()
+            if not self._cycle.response_started:
+                self._connection.cork()
         elif kind == ZERO_COPY:
             return self._zero_copy(**{k: v for k, v in message.items() if k != "type"})
         elif kind == PATH:
@@ -69,6 +70,8 @@ class FileSends:
         more_body: bool = False,
     ) -> None:
         cycle = self._cycle
+        if cycle.disconnected:
+            return
         if not cycle.response_started or cycle.response_complete:
             raise RuntimeError("a file can be sent only between the head and the end of an answer")
         fd = file.fileno()

@@ -76,10 +76,11 @@ class BootProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._is_deaf = False
         self._check_options(transport)
-        # uvicorn's flow.drain() then waits until all is with the kernel, and sendfile may follow.
-        transport.set_write_buffer_limits(high=0)
         super().connection_made(self.connection)
         self.flow = Flow(self.connection)
+        if self.connection.can_sendfile:
+            # flow.drain() then waits until all is with the kernel, and sendfile may follow.
+            transport.set_write_buffer_limits(high=0)
         self.pipeline = _Pipeline()  # type: ignore[assignment]
         if self._is_draining:
             # Accepted before the listening sockets were closed, told of it too late.

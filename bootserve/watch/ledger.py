@@ -95,7 +95,7 @@ class Ledger:
         if transfer not in self._live:
             return
         self._live.remove(transfer)
-        transfer.sent = transfer.progress
+        transfer.sent, transfer.meter = transfer.progress, None
         who = printable(transfer.client)
         if transfer.machine:
             who += f" ({as_word(transfer.machine)})"

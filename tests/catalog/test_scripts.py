@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -285,3 +288,86 @@ def test_no_way_through_a_script_ends_in_silence(
             choose=lambda default, items: choice if choice in items else default,
         ).run(script)
         assert run.end in ("booted", "shell", "reboot", "exit") or run.end.startswith("chained")
+
+
+_RACK: dict[str, Any] = {
+    "profiles": {
+        "debian": {**_BOTH, "title": "Debian 100%s {x}"},
+        "rescue": {"kernel": "x86_64/rescue"},
+        "raw": {"script": "#!ipxe\necho ${mac} %s\nexit\n"},
+    },
+    "machines": [
+        {"name": "front", "mac": "525400000001", "profile": "debian", "cmdline": "a=1"},
+        {"name": "back", "mac": "525400000002", "profile": "debian", "cmdline": "a=2"},
+        {"name": "n%s%d", "serial": "S%s", "profile": "debian"},
+        {"name": "other", "hostname": "node1", "profile": "rescue", "cmdline": "a=1"},
+        {"name": "odd", "uuid": "4c4c4544-0042-3510-8054-b4c04f4d3432", "profile": "raw"},
+    ],
+}
+_RACK_ASKS: list[Callable[[ScriptWriter, str], object]] = [
+    ScriptWriter.entry,
+    ScriptWriter.menu,
+    *(
+        lambda writer, url, identity=identity: writer.machine(url, identity)
+        for identity in (
+            Identity(),
+            Identity(mac="52:54:00:00:00:01"),
+            Identity(mac="52:54:00:00:00:02"),
+            Identity(serial="S%s"),
+            Identity(hostname="node1"),
+            Identity(uuid="4c4c4544-0042-3510-8054-b4c04f4d3432"),
+            Identity(mac="52:54:00:00:00:03", hostname="stranger"),
+        )
+    ),
+    *(
+        lambda writer, url, name=name: writer.profile(url, name)
+        for name in ("debian", "rescue", "raw", "", "none", "front")
+    ),
+]
+_RACK_URLS = (_URL, "http://192.0.2.1:80", "https://boot.example/x", "http://[2001:db8::1]:8080")
+
+
+@pytest.mark.parametrize("default", [None, "debian", "raw"])
+def test_a_script_that_is_remembered_is_the_script_that_would_be_written(
+    default: str | None,
+) -> None:
+    tree = {**_RACK, "boot": {"default": default} if default else {}}
+    writer = _writer(**tree)
+    asks = list(itertools.product(range(len(_RACK_ASKS)), _RACK_URLS)) * 3
+    random.Random(1).shuffle(asks)
+    fresh = {
+        (index, url): _RACK_ASKS[index](_writer(**tree), url) for index, url in dict.fromkeys(asks)
+    }
+    for index, url in asks:
+        assert _RACK_ASKS[index](writer, url) == fresh[index, url]
+
+
+def test_machines_of_one_profile_do_not_get_each_others_script() -> None:
+    writer = _writer(**_RACK)
+    for _ in range(3):
+        for name, cmdline, said in (
+            ("front", "a=1", {"mac": "52:54:00:00:00:01"}),
+            ("back", "a=2", {"mac": "52:54:00:00:00:02"}),
+            ("n%s%d", "", {"serial": "S%s"}),
+        ):
+            script, what = writer.machine(_URL, Identity(**said))
+            run = Run(_client(platform="pcbios")).run(script)
+            assert what == "debian"
+            assert run.settings["bootserve-machine"] == name
+            expected = ["quiet", "arch=x86_64", "mac=52-54-00-12-34-56", *cmdline.split()]
+            assert run.cmdline.split() == expected
+        stranger = writer.profile(_URL, "debian")
+        assert stranger is not None
+        assert "bootserve-machine" not in Run(_client()).run(stranger).settings
+
+
+def test_what_lies_in_a_root_is_not_remembered(tmp_path: Path) -> None:
+    (tmp_path / "x86_64").mkdir()
+    writer = _writer(tmp_path)
+    for name in ("vmlinuz-1", "vmlinuz-2"):
+        (tmp_path / "x86_64" / name).write_text("x")
+        assert f"x86_64/{name}" in writer.menu(_URL)
+        assert writer.profile(_URL, f"x86_64/{name}") is not None
+        (tmp_path / "x86_64" / name).unlink()
+        assert f"x86_64/{name}" not in writer.menu(_URL)
+        assert writer.profile(_URL, f"x86_64/{name}") is None

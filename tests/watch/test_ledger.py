@@ -124,3 +124,37 @@ def test_a_name_with_blanks_cannot_imitate_the_rest_of_its_line(
     )
     (message,) = caplog.messages
     assert message.startswith(r'HTTP a "x\" 5 of 5 bytes in 0.0 s: complete" 0 of 1 bytes')
+
+
+def test_the_door_is_asked_how_far_it_is_only_when_somebody_looks_and_at_the_end(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[int] = []
+
+    def meter() -> int:
+        asked.append(0)
+        return 100 * len(asked)
+
+    transfer = _open(ledger)
+    transfer.meter = meter
+    transfer.sent = 7
+    assert (transfer in ledger.live, asked) == (True, [])
+    assert [transfer.progress, transfer.progress] == [100, 200]
+    transfer.close(End.CLIENT_LEFT)
+    assert len(asked) == 3
+    transfer.close(End.COMPLETE)
+    assert len(asked) == 3
+    assert " 300 of 2000 bytes " in caplog.messages[0]
+
+
+def test_progress_stands_still_when_it_is_over(ledger: Ledger) -> None:
+    got = 500
+    metered, counted = _open(ledger), _open(ledger)
+    metered.meter = lambda: got
+    counted.sent = 500
+    for transfer in (metered, counted):
+        transfer.close(End.CLIENT_LEFT)
+    # The connection goes on to its next answer.
+    got = 1500
+    assert (metered.progress, metered.sent) == (500, 500)
+    assert (counted.progress, counted.sent) == (500, 500)

@@ -110,6 +110,17 @@ def test_what_is_known_to_be_missing_takes_no_disk(folder: Path) -> None:
             open_cached(str(folder / name), _FLAGS)
 
 
+def test_a_name_that_nobody_has_looked_up_takes_a_disk(folder: Path) -> None:
+    with pytest.raises(BlockingIOError):
+        open_cached(str(folder / "never-heard-of"), _FLAGS)
+
+
+def test_what_would_write_takes_a_disk(folder: Path) -> None:
+    with pytest.raises(BlockingIOError):
+        open_cached(str(folder / "new"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+    assert not (folder / "new").exists()
+
+
 def test_a_descriptor_that_is_none_fails_as_ever() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         open_cached("x", _FLAGS, 1_000_000)

@@ -162,12 +162,16 @@ class _Slow(io.StringIO):
         return super().write(text)
 
 
-def test_flush_waits_for_the_line_that_is_being_written_and_for_those_behind_it() -> None:
+@pytest.mark.parametrize("behind", [[], ["two", "three"]], ids=["alone", "first"])
+def test_flush_waits_for_the_line_that_is_being_written_and_for_those_behind_it(
+    behind: list[str],
+) -> None:
     stream = _Slow()
     logger, handler = _logger(stream)
     logger.info("one")
     assert stream.entered.wait(DEADLINE)
-    logger.info("two")
+    for line in behind:
+        logger.info(line)
     seen: list[str] = []
 
     def flush() -> None:
@@ -176,10 +180,12 @@ def test_flush_waits_for_the_line_that_is_being_written_and_for_those_behind_it(
 
     flushing = threading.Thread(target=flush)
     flushing.start()
+    # One that does not wait is done by now, or almost.
+    flushing.join(0.05)
     assert seen == []
     stream.may_go_on.set()
     flushing.join(DEADLINE)
-    assert seen == ["one\ntwo\n"]
+    assert [text.split() for text in seen] == [["one", *behind]]
     handler.close()
 
 
@@ -272,6 +278,37 @@ def test_a_stream_that_was_closed_harms_nobody() -> None:
     for number in range(3):
         logger.info("%d", number)
         handler.flush()
+    handler.close()
+
+
+def test_a_file_that_was_closed_harms_nobody_who_has_its_descriptor_now(tmp_path: Path) -> None:
+    stream = (tmp_path / "log").open("w")
+    number = stream.fileno()
+    logger, handler = _logger(stream)
+    stream.close()
+    with (tmp_path / "other").open("w") as other:
+        assert other.fileno() == number
+        logger.info("this is not for a client")
+        handler.close()
+    assert (tmp_path / "other").read_text() == ""
+
+
+def test_a_pipe_that_somebody_has_made_non_blocking_gets_every_line(pipe: _Pipe) -> None:
+    os.set_blocking(pipe.stream.fileno(), False)
+    logger, handler = _logger(pipe.stream)
+    for number in range(2000):
+        logger.info("line %d", number)
+    _wait(pipe.is_full)
+    logger.info("last")
+    assert pipe.lines("last") == [*(f"line {number}" for number in range(2000)), "last"]
+    handler.close()
+
+
+def test_what_cannot_be_encoded_costs_no_other_line(pipe: _Pipe) -> None:
+    logger, handler = _logger(pipe.stream)
+    for text in ("before", "file \udcff", "h\u00fc", "after"):
+        logger.info(text)
+    assert pipe.lines("after") == ["before", "file \\udcff", "h\u00fc", "after"]
     handler.close()
 
 

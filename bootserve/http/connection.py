@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
 from bootserve.http.flag import Flag
-from bootserve.http.zerocopy import FilePump, can_pump
+from bootserve.http.zerocopy import FilePump
 
 EXTENSION: Final = "bootserve.connection"
 """ASGI extension: ``scope["extensions"][EXTENSION]["connection"]`` is the `Connection`."""
@@ -351,6 +351,14 @@ def _next_look(pause: float, gained: int, missing: int) -> float:
     """Seconds until a client that goes on as it did in the last pause is done with the rest."""
     guess = pause * missing / gained if gained > 0 else pause * 2
     return min(max(guess, _FIRST_LOOK), _LONGEST_LOOK)
+
+
+def can_pump(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this loop's transports leave their socket alone while they have nothing to write.
+
+    asyncio's own do; of others nothing is known.
+    """
+    return isinstance(loop, asyncio.SelectorEventLoop)
 
 
 def _is_tcp(sock: Any) -> bool:

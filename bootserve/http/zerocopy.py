@@ -22,6 +22,7 @@ from enum import Enum, auto
 from typing import Final
 
 from bootserve.catalog.reading import readers
+from bootserve.http.room import room_of
 from bootserve.linux import is_in_memory
 
 BURST: Final = 2 << 20
@@ -57,14 +58,6 @@ class _Medium(Enum):
     PROBED = auto()
     MEMORY = auto()
     BLIND = auto()
-
-
-def can_pump(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether this loop lets us watch the socket of one of its own transports.
-
-    ``loop.add_writer`` refuses such a socket; asyncio's selector loops have what is behind it.
-    """
-    return isinstance(loop, asyncio.SelectorEventLoop) and hasattr(loop, "_add_writer")
 
 
 class FilePump:
@@ -167,33 +160,33 @@ class FilePump:
 
     # --- sending -----------------------------------------------------------------------------
 
-    def _step(self) -> None:
-        """Move one burst. Called once by `run`, then by the loop whenever the socket has room."""
+    def _step(self) -> int:
+        """Move one burst. Called once by `run`, then whenever the socket has room."""
         try:
             if not self._know():
-                return
+                return 0
             size = min(self._known - self._offset, BURST)
             sent = os.sendfile(self._sock, self._file, self._offset, size)
         except (BlockingIOError, InterruptedError):
             self._listen(True)
-            return
+            return 0
         except OSError as error:
             self._finish(None if error.errno in _CANNOT_SEND else error)
-            return
-        if sent == 0:
-            self._finish(FileEnded())
-            return
+            return 0
         self._offset += sent
         if self._offset == self._end:
             self._finish(None)
+        elif sent == 0:
+            self._finish(FileEnded())
         else:
             self._listen(True)
+        return sent
 
     def _listen(self, wanted: bool) -> None:
         if wanted and not self._is_listening:
-            self._loop._add_writer(self._sock, self._step)  # type: ignore[attr-defined]
+            room_of(self._loop).watch(self._sock, self._step)
         elif self._is_listening and not wanted:
-            self._loop._remove_writer(self._sock)  # type: ignore[attr-defined]
+            room_of(self._loop).forget(self._sock)
         self._is_listening = wanted
 
     # --- knowing what is in the page cache ---------------------------------------------------

@@ -444,6 +444,27 @@ def test_links_out_are_refused_without_a_thread_too(base: Path, name: str) -> No
         _at_once(inside.open(name))
 
 
+@pytest.mark.parametrize("then", ["closed", "opened", "dropped"])
+def test_what_is_dropped_while_others_are_busy_is_given_back_when_they_go_on(
+    assets: Assets, path: Path, then: str
+) -> None:
+    path.with_name("other").write_bytes(b"other")
+    dropped, other = assets.open_now("initrd"), assets.open_now("other")
+    with assets._files._lock:
+        # As a thread would that opens something else at this moment.
+        del dropped
+    if then == "closed":
+        other.close()
+    elif then == "opened":
+        assets.open_now("other").close()
+    else:
+        del other
+    left = _of(path)
+    # Whatever has been found: this test leaves nothing to others.
+    assets.open_now("other").close()
+    assert (left, _of(path)) == (0, 0)
+
+
 _COLLECT_AT_EVERY_LINE = """
 import contextlib, gc, sys
 from pathlib import Path

@@ -11,7 +11,6 @@ import gc
 import importlib.metadata
 import inspect
 import re
-import socket
 import subprocess
 import sys
 import tomllib
@@ -206,17 +205,6 @@ async def test_a_connections_attributes_fit_into_a_shared_dictionary(door: Door)
         assert len(found) <= _SHARED_KEYS_MAX, f"{CHANGED}: its protocol has {len(found)}"
         alone = dict(found.items())
         assert sys.getsizeof(found) < sys.getsizeof(alone), "the dictionary is no longer shared"
-
-
-def test_asyncios_loop_lets_us_watch_a_transports_socket() -> None:
-    with asyncio.Runner() as runner, socket.socket() as sock:
-        assert isinstance(runner.get_loop(), asyncio.SelectorEventLoop)
-        loop: Any = runner.get_loop()
-        assert parameters(loop._add_writer) == ["fd", "callback", "args"]
-        assert parameters(loop._remove_writer) == ["fd"]
-        assert loop._remove_writer(sock.fileno()) is False
-        loop._add_writer(sock.fileno(), id)
-        assert loop._remove_writer(sock.fileno()) is True
 
 
 async def test_asyncios_transport_refers_to_itself_as_we_undo_it(door: Door) -> None:

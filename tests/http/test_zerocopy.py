@@ -24,7 +24,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bootserve.http import zerocopy
-from bootserve.http.zerocopy import BURST, READ_AHEAD, FileEnded, FilePump, can_pump
+from bootserve.http.connection import can_pump
+from bootserve.http.room import room_of
+from bootserve.http.zerocopy import BURST, READ_AHEAD, FileEnded, FilePump
 from tests.http.conftest import DEADLINE, Door, eventually, read_response
 from tests.http.peers import PAGE, Calls, reset, sendfiles
 
@@ -63,9 +65,8 @@ class Line:
         return int(self.transport.get_extra_info("socket").fileno())
 
     def is_watched(self) -> bool:
-        """Whether the loop still waits for room in the socket; it is told not to."""
-        loop: Any = asyncio.get_running_loop()
-        return bool(loop._remove_writer(self.fileno()))
+        """Whether anybody still waits for room in the socket."""
+        return self.fileno() in room_of(asyncio.get_running_loop())._callbacks
 
     async def receive(self, count: int) -> bytes:
         data = bytearray()

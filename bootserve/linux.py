@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -14,6 +15,12 @@ _SYS_OPENAT2: Final = 437
 _RESOLVE_CACHED: Final = 0x20
 _AT_FDCWD: Final = -100
 _OPEN_HOW: Final = struct.Struct("=QQQ")
+
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_STATX_DONT_SYNC: Final = 0x4000
+_STATX_BASIC_STATS: Final = 0x7FF
+_STATX: Final = struct.Struct("=28x H 2x QQ 48x qI4x qI4x 8x II 112x")
+"""Of ``struct statx``: mode, inode, size, ctime, mtime, and the device's numbers."""
 
 _TMPFS_MAGIC: Final = 0x01021994
 _RAMFS_MAGIC: Final = 0x858458F6
@@ -40,6 +47,65 @@ def open_cached(path: str, flags: int, dir_fd: int | None = None) -> int:
     if number in (errno.ENOSYS, errno.EINVAL, errno.EPERM):
         number = errno.EAGAIN
     raise OSError(number, os.strerror(number), path)
+
+
+class Facts(NamedTuple):
+    """What identifies a file and tells whether it has changed; see inode(7)."""
+
+    mode: int
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """The same for the same file until its content, its owner or its permissions change."""
+        return (self.device, self.inode, self.ctime_ns)
+
+
+def facts_of(fd: int, *, cached_only: bool = False) -> Facts:
+    """Return what is known of an open file.
+
+    Args:
+        cached_only: ask no file server, even if what is known is not fresh (statx(2),
+            AT_STATX_DONT_SYNC).
+
+    Raises:
+        BlockingIOError: this system cannot tell without.
+    """
+    if cached_only:
+        return _known_facts(fd)
+    found = os.fstat(fd)
+    return Facts(
+        found.st_mode,
+        found.st_dev,
+        found.st_ino,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+    )
+
+
+def _known_facts(fd: int) -> Facts:
+    answer = ctypes.create_string_buffer(_STATX.size)
+    flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
+    if not hasattr(_libc, "statx") or _libc.statx(fd, b"", flags, _STATX_BASIC_STATS, answer):
+        raise BlockingIOError
+    mode, inode, size, c_sec, c_nsec, m_sec, m_nsec, major, minor = _STATX.unpack(answer.raw)
+    return Facts(
+        mode,
+        os.makedev(major, minor),
+        inode,
+        size,
+        m_sec * 1_000_000_000 + m_nsec,
+        c_sec * 1_000_000_000 + c_nsec,
+    )
 
 
 def is_in_memory(fd: int) -> bool:

@@ -21,8 +21,8 @@ _GATHER: Final = 0.01
 _MOST: Final = 20_000
 """Lines that wait for a reader that stalls; a few megabytes. Later ones are counted."""
 
-_FLUSH_WAIT: Final = 2.0
-"""Seconds that the end of the process waits for the last lines to be taken."""
+_FLUSH_WAIT: Final = 1.0
+"""Seconds that `flush` waits for lines to be taken, and `close` for the last ones."""
 
 
 class LineWriter(logging.Handler):
@@ -37,7 +37,8 @@ class LineWriter(logging.Handler):
         self._stream = stream
         self._descriptor: int | None = None
         with contextlib.suppress(OSError, ValueError):
-            self._descriptor = stream.fileno()
+            # Our own, which stays what it is whatever becomes of the stream.
+            self._descriptor = os.dup(stream.fileno())
         # Appended to and emptied by different threads, each of which does it in one step.
         self._lines: deque[str] = deque()
         self._left_out = 0
@@ -68,10 +69,13 @@ class LineWriter(logging.Handler):
             )
 
     def close(self) -> None:
-        self.flush()
+        # The thread writes what is left before it ends.
         self._is_closing = True
         self._wanted.set()
         self._thread.join(_FLUSH_WAIT)
+        if self._descriptor is not None and not self._thread.is_alive():
+            os.close(self._descriptor)
+            self._descriptor = None
         super().close()
 
     def _run(self) -> None:

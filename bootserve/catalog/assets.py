@@ -32,6 +32,7 @@ from bootserve.catalog.opening import (
 )
 from bootserve.catalog.reading import READ_SIZE, read, read_now
 from bootserve.catalog.roots import files_below
+from bootserve.linux import Facts, facts_of
 
 __all__ = [
     "READ_SIZE",
@@ -139,11 +140,12 @@ class _OpenFiles:
         new = _OpenFile(key, io.FileIO(fd, "rb", closefd=True))
         with self._lock:
             found = self._files.setdefault(key, new)
-            if found is new:
-                return new
-            # Somebody else has just opened the same one.
-            found.users += 1
-        new.file.close()
+            if found is not new:
+                # Somebody else has just opened the same one.
+                found.users += 1
+        if found is not new:
+            new.file.close()
+        self._pick_up()
         return found
 
     def drop(self, used: _OpenFile) -> None:
@@ -158,9 +160,13 @@ class _OpenFiles:
     def _pick_up(self) -> None:
         while self._dropped:
             with contextlib.suppress(IndexError):
-                self.give_back(self._dropped.popleft())
+                self._release(self._dropped.popleft())
 
     def give_back(self, used: _OpenFile) -> None:
+        self._release(used)
+        self._pick_up()
+
+    def _release(self, used: _OpenFile) -> None:
         with self._lock:
             used.users -= 1
             if used.users:
@@ -175,18 +181,16 @@ class Asset:
 
     __slots__ = ("_file", "_files", "_used", "mtime_ns", "name", "size", "tag")
 
-    def __init__(
-        self, name: str, facts: os.stat_result, used: _OpenFile, files: _OpenFiles
-    ) -> None:
+    def __init__(self, name: str, facts: Facts, used: _OpenFile, files: _OpenFiles) -> None:
         self._used: _OpenFile | None = used
         self._file = used.file
         self._files = files
         self.name = name
-        self.size = facts.st_size
-        self.mtime_ns = facts.st_mtime_ns
+        self.size = facts.size
+        self.mtime_ns = facts.mtime_ns
         # The inode is part of the tag: two generations of an image often share size and a
         # normalised mtime, and differ only in being different files.
-        self.tag = f"{facts.st_dev:x}-{facts.st_ino:x}-{facts.st_mtime_ns:x}-{facts.st_size:x}"
+        self.tag = f"{facts.device:x}-{facts.inode:x}-{facts.mtime_ns:x}-{facts.size:x}"
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -215,8 +219,8 @@ class Asset:
 
     def has_changed(self) -> bool:
         """Whether somebody has written to the file since it was opened."""
-        facts = os.fstat(self.fileno())
-        return (facts.st_mtime_ns, facts.st_size) != (self.mtime_ns, self.size)
+        facts = facts_of(self.fileno())
+        return (facts.mtime_ns, facts.size) != (self.mtime_ns, self.size)
 
     def read_blocking(self, size: int) -> bytes:
         """Return the first ``size`` bytes, waiting for the disk; not for the event loop."""
@@ -306,14 +310,16 @@ class Assets:
         its ctime, and ends that.
         """
         try:
-            facts = os.fstat(path_fd)
-            key = (facts.st_dev, facts.st_ino, facts.st_ctime_ns)
-            used = self._files.take(key)
+            facts = facts_of(path_fd, cached_only=cached_only)
+            used = self._files.take(facts.key)
             if used is None:
                 if cached_only:
                     # Opening may ask a file server, even where walking there did not.
                     raise BlockingIOError
-                used = self._files.add(key, reopen(name, path_fd))
+                fd = reopen(name, path_fd)
+                # A file server may have more recent news of an open file.
+                facts = facts_of(fd)
+                used = self._files.add(facts.key, fd)
         finally:
             os.close(path_fd)
         return Asset(name, facts, used, self._files)

@@ -15,26 +15,37 @@ class Discovery:
 
     Nothing is remembered from one walk to the next, so that what is put into a root is there at
     once. But a rack that is switched on asks in one burst: whoever comes while a walk is under way
-    gets, with all others who came meanwhile, the result of the next.
+    gets, with all others who came meanwhile, the result of the next, or its error.
 
     Args:
-        look: the walk; it may raise, and whoever it was made for gets the error.
+        look: the walk.
     """
 
     def __init__(self, look: Callable[[], Sequence[Found]]) -> None:
         self._look = look
         self._lock = anyio.Lock()
         self._begun = 0
-        self._result_of = 0
-        self._result: Sequence[Found] = ()
+        self._ended = 0
+        self._result: Sequence[Found] | Exception = ()
 
     async def now(self) -> Sequence[Found]:
-        """Return what the roots held at some moment after this call."""
+        """Return what the roots held at some moment after this call.
+
+        Raises:
+            AssetUnavailable: they could not be listed.
+        """
         begun_before = self._begun
         async with self._lock:
-            if self._result_of <= begun_before:
+            if self._ended <= begun_before:
                 self._begun += 1
                 walk = self._begun
-                self._result = await anyio.to_thread.run_sync(self._look, abandon_on_cancel=True)
-                self._result_of = walk
+                try:
+                    self._result = await anyio.to_thread.run_sync(
+                        self._look, abandon_on_cancel=True
+                    )
+                except Exception as error:
+                    self._result = error
+                self._ended = walk
+            if isinstance(self._result, Exception):
+                raise self._result
             return self._result

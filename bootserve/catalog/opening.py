@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from pathlib import Path
 
-from bootserve.linux import open_cached
+from bootserve.linux import facts_of, open_cached
 
 
 class AssetError(Exception):
@@ -68,7 +67,7 @@ def find_below(root: Path, name: str, *, cached_only: bool = False) -> int | Non
         if path_fd is None:
             return None
         try:
-            if stat.S_ISREG(os.fstat(path_fd).st_mode):
+            if facts_of(path_fd, cached_only=cached_only).is_regular:
                 if not _is_below(_kernel_name(root_fd), _kernel_name(path_fd)):
                     raise AssetForbidden(name, "is a link that leads out of its asset root")
                 path_fd, found = -1, path_fd
@@ -86,7 +85,12 @@ def find_extra(name: str, path: Path, *, cached_only: bool = False) -> int:
     path_fd = _open_path(name, path, cached_only=cached_only)
     if path_fd is None:
         raise AssetNotFound(name, f"{path} is gone")
-    if not stat.S_ISREG(os.fstat(path_fd).st_mode):
+    try:
+        is_regular = facts_of(path_fd, cached_only=cached_only).is_regular
+    except OSError:
+        os.close(path_fd)
+        raise
+    if not is_regular:
         os.close(path_fd)
         raise AssetNotFound(name, f"{path} is not a regular file")
     return path_fd

@@ -97,6 +97,8 @@ def _mended_path(scope: Scope) -> str:
     path: str = scope["path"]
     if b"%FFFFFF" in scope.get("raw_path", b""):
         path = unquote(_SIGNED_BYTE.sub(rb"%\1", scope["raw_path"]).decode("ascii", "replace"))
+    # Below another application both paths begin with where that has put us (ASGI, "root_path").
+    path = path.removeprefix(scope.get("root_path", ""))
     return _SLASHES.sub("/", path) if "//" in path else path
 
 

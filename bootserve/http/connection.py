@@ -28,8 +28,6 @@ _TCP_INFO = struct.Struct("=BxBB 52x I 60x Q")
 and ``tcpi_bytes_acked``."""
 
 _TCP_CLOSE: Final = 7
-_SIOCOUTQNSD: Final = 0x894B
-"""Bytes written that were never sent (``linux/sockios.h``)."""
 
 _FIRST_LOOK = 0.002
 _LONGEST_LOOK = 1.0
@@ -146,29 +144,15 @@ class Connection(asyncio.Transport):
         acked = self.acked()
         while acked < position:
             if self.is_lost or self._facts().is_dead:
-                return Delivery.UNCONFIRMED if self._timed_out() else Delivery.LOST
+                verdict = Delivery.UNCONFIRMED if self._timed_out() else Delivery.LOST
+                await self._notice_the_end()
+                return verdict
             if self._is_left_to_the_kernel():
                 return Delivery.UNCONFIRMED
             await self._lost.wait(pause)
             before, acked = acked, self.acked()
             pause = _next_look(pause, acked - before, position - acked)
         return Delivery.ACKNOWLEDGED
-
-    async def transmitted(self) -> bool:
-        """Wait until the client's window and the network have let everything written go out.
-
-        What has gone out is no longer what somebody makes of the file meanwhile, as pages that
-        sendfile(2) has queued still are. Returns ``False`` if the connection is lost.
-        """
-        pause = _FIRST_LOOK
-        waiting = self._unsent()
-        while waiting and not self._is_left_to_the_kernel():
-            if self.is_lost or self._facts().is_dead:
-                return False
-            await self._lost.wait(pause)
-            before, waiting = waiting, self._unsent()
-            pause = _next_look(pause, before - waiting, waiting)
-        return not self.is_lost
 
     def leave(self) -> None:
         """The process wants to end: from now on the kernel may be trusted with a silent tail."""
@@ -183,9 +167,10 @@ class Connection(asyncio.Transport):
             self._pump.lose()
         if self._linger is not None:
             self._linger.cancel()
-        # The one reference by which asyncio's transport holds itself: without it all is freed now,
-        # and not when the garbage collector gets to it.
-        getattr(self._transport, "__dict__", {}).pop("_read_ready_cb", None)
+        # By these (the second since CPython 3.12) asyncio's transport holds itself:
+        # without them all is freed now, and not when the garbage collector gets to it.
+        for name in ("_read_ready_cb", "_write_ready"):
+            getattr(self._transport, "__dict__", {}).pop(name, None)
 
     def _facts(self) -> _Facts:
         if self._socket is not None:
@@ -210,15 +195,10 @@ class Connection(asyncio.Transport):
             and self._facts().is_silent
         )
 
-    def _unsent(self) -> int:
-        if self._socket is None or self.is_lost:
-            return 0
-        return self.get_write_buffer_size() + self._out_queue(_SIOCOUTQNSD)
-
-    def _out_queue(self, request: int = termios.TIOCOUTQ) -> int:
+    def _out_queue(self) -> int:
         assert self._socket is not None
         try:
-            answer = fcntl.ioctl(self._socket.fileno(), request, bytes(4))
+            answer = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
         except (OSError, ValueError):
             return 0
         return int(struct.unpack("i", answer)[0])
@@ -228,8 +208,8 @@ class Connection(asyncio.Transport):
     def cork(self) -> None:
         """Keep what is written next until more is written, or `uncork` is called.
 
-        The head of an answer and its body then share a system call and, if small, a segment. ASGI
-        asks for it too: a head is to be sent with the first piece of the body, not before.
+        The head of an answer and a small body then share a system call and a segment. ASGI asks for
+        it too: a head is to be sent with the first piece of the body, not before.
         """
         self._corked = b""
 
@@ -252,8 +232,8 @@ class Connection(asyncio.Transport):
     async def sendfile(self, file: int, offset: int, count: int) -> int:
         """Send from the page cache of an open file; return how many bytes the kernel has taken.
 
-        They are fewer than asked for if the connection is lost, or if sendfile(2) cannot read this
-        kind of file. Nothing may wait in the transport's buffer, nor be written until this returns.
+        They are fewer than asked for if the connection is lost, or if this kind of file cannot be
+        sent so. Nothing may wait in the transport's buffer, nor be written until this returns.
 
         Raises:
             OSError: the file could not be read so far.
@@ -268,12 +248,16 @@ class Connection(asyncio.Transport):
         except OSError:
             if not self.is_lost and not self._facts().is_dead:
                 raise
-            # asyncio has not noticed: it looks at a socket only when it wants something of it.
-            self.abort()
-            await self._lost.wait()
+            await self._notice_the_end()
             return pump.sent
         finally:
             self._pump = None
+
+    async def _notice_the_end(self) -> None:
+        """asyncio does not always: it looks at a socket only when it wants something of it."""
+        if not self.is_lost:
+            self.abort()
+            await self._lost.wait()
 
     # --- closing -----------------------------------------------------------------------------
 
@@ -285,8 +269,13 @@ class Connection(asyncio.Transport):
         if self.waiting() == 0:
             self._transport.close()
             return
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        try:
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+        except OSError:
+            # It has been reset, and asyncio has not noticed.
+            self._transport.abort()
+            return
         self._look_again(_FIRST_LOOK)
 
     def _look_again(self, pause: float) -> None:

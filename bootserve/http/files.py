@@ -117,7 +117,7 @@ class FileAnswer:
             if connection is None:
                 end, reason = await self._stream(answer, transfer, receive, send)
                 return
-            end, reason = await self._send_all(answer, transfer, send, connection)
+            end, reason = await self._send_all(answer, transfer, send, connection, begin)
             if end in (End.FILE_ERROR, End.FILE_CHANGED):
                 # At once: what is still under way would only look like more of a file.
                 await connection.cut()
@@ -133,7 +133,7 @@ class FileAnswer:
             transfer.close(end, reason)
 
     async def _send_all(
-        self, answer: Answer, transfer: Transfer, send: Send, connection: Connection
+        self, answer: Answer, transfer: Transfer, send: Send, connection: Connection, begin: int
     ) -> tuple[End, str]:
         start, count = answer.start, answer.length - _HOLD_BACK
         if count > _SMALL:
@@ -149,8 +149,9 @@ class FileAnswer:
                 )
             except OSError as error:
                 return End.FILE_ERROR, error.strerror or "read error"
-            # What is still queued would go out as the file is then, not as it was.
-            if not await connection.transmitted():
+            # Until it is acknowledged, all that is sent, and sent again, is the file as it is then,
+            # not as it was: the socket refers to its pages.
+            if await connection.delivered(begin + count) is Delivery.LOST or connection.is_lost:
                 return End.CLIENT_LEFT, ""
             start += count
         return await self._send_copies(transfer, send, start, answer.start + answer.length)
@@ -179,9 +180,11 @@ class FileAnswer:
     async def _send_copies(
         self, transfer: Transfer, send: Send, offset: int, end: int
     ) -> tuple[End, str]:
+        first = offset
         while offset < end:
-            # An empty piece waits for room: what is read waits in memory as long as its client.
-            await send({"type": "http.response.body", "body": b"", "more_body": True})
+            if offset > first:
+                # An empty piece waits for room: what is read waits in memory as long as its client.
+                await send({"type": "http.response.body", "body": b"", "more_body": True})
             try:
                 body = await self._asset.read(offset, min(READ_SIZE, end - offset))
             except OSError as error:

@@ -4,8 +4,10 @@ Everything that this project changes of uvicorn's internals is in this file. Nam
 that it relies on: ``connection_made``, ``connection_lost``, ``data_received``, ``eof_received``,
 ``on_message_begin``, ``on_headers_complete``, ``_start_asgi_task``, ``send_400_response``,
 ``timeout_keep_alive_handler``, ``timeout_keep_alive_task``, ``shutdown``, ``server_state``,
-``_unsupported_upgrade_warning``; of a request's cycle: ``response_complete``, ``keep_alive``,
-``disconnected``, ``message_event``.
+``_unsupported_upgrade_warning``, ``on_response_complete``, ``flow``, ``pipeline``; of a request's
+cycle: ``response_started``, ``response_complete``, ``keep_alive``, ``disconnected``,
+``message_event``, and, for `extensions`, ``flow``, ``scope``, ``expected_content_length`` and
+``chunked_encoding``.
 """
 
 from __future__ import annotations
@@ -138,11 +140,10 @@ class BootProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_in_head = True
-        extensions: dict[str, dict[str, Any]] = {
-            EXTENSION: {"connection": self.connection},
-            ZERO_COPY: _NO_OPTIONS,
-            PATH: _NO_OPTIONS,
-        }
+        extensions: dict[str, dict[str, Any]] = {ZERO_COPY: _NO_OPTIONS, PATH: _NO_OPTIONS}
+        if self.scheme != "https":
+            # Under TLS the kernel counts other bytes than those of the answer.
+            extensions[EXTENSION] = {"connection": self.connection}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
     def on_headers_complete(self) -> None:

@@ -7,8 +7,9 @@ Rules of this module:
 * sendfile(2) waits for the disk if a page is not in the cache. So every range is probed first with
   ``preadv2(RWF_NOWAIT)`` (preadv2(2)), a byte here and there; where one is missing, a thread reads
   the range in, and some more ahead of it. A hot file never sees a thread.
-* A file system that cannot be probed (FUSE, overlayfs) always goes through the thread, one that
-  lies in memory (tmpfs) never.
+* Of a file system that cannot be probed (FUSE, overlayfs) nothing is known, so nothing is sent
+  here, and the caller copies; one that lies in memory (tmpfs) needs no probe.
+* The thread has a descriptor of its own: a disk that hangs holds a thread up, and nobody else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import contextlib
 import errno
 import os
 import threading
-from enum import Enum, auto
 from typing import Final
 
 from bootserve.catalog.reading import readers
@@ -36,14 +36,12 @@ _PROBE_STEP: Final = 256 << 10
 """Bytes between two probes. Pages come and go in runs; one between two probes may be missing."""
 
 _FRESH: Final = 1.0
-_FRESH_BLIND: Final = 30.0
-"""Seconds for which pages that were there are taken to be there still, and the same where only a
-thread can tell."""
+"""Seconds for which pages that were there are taken to be there still."""
 
 _ADVICE: Final = 128 << 10
 """Bytes per posix_fadvise(2): the kernel cuts one piece of advice down to its read-ahead size."""
 
-_CANNOT_PROBE: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+_CANNOT_PROBE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _CANNOT_SEND: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -52,12 +50,6 @@ class FileEnded(OSError):
 
     def __init__(self) -> None:
         super().__init__(errno.ENODATA, "it shrank while it was sent")
-
-
-class _Medium(Enum):
-    PROBED = auto()
-    MEMORY = auto()
-    BLIND = auto()
 
 
 class FilePump:
@@ -79,8 +71,9 @@ class FilePump:
         "_known",
         "_known_at",
         "_loop",
-        "_medium",
+        "_needs_probes",
         "_offset",
+        "_own_file",
         "_reading",
         "_sock",
         "_start",
@@ -100,11 +93,12 @@ class FilePump:
         self._start = self._offset = self._known = self._advised = offset
         self._end = offset + count
         self._known_at = 0.0
-        self._medium = _Medium.PROBED
+        self._needs_probes = True
         self._is_listening = False
         self._is_over = False
         self._future: asyncio.Future[None] | None = None
         self._reading: asyncio.Future[None] | None = None
+        self._own_file = -1
 
     @property
     def sent(self) -> int:
@@ -114,8 +108,8 @@ class FilePump:
     async def run(self) -> int:
         """Send until the kernel has taken everything; return how much it has taken.
 
-        That is less than asked for if `lose` was called, or if sendfile(2) does not know this kind
-        of file. It takes as long as the client takes.
+        That is less than asked for if `lose` was called, or if this kind of file cannot be sent so.
+        It takes as long as the client takes.
 
         Raises:
             OSError: the socket or the file failed; the connection's state tells which.
@@ -128,7 +122,6 @@ class FilePump:
                 await self._future
         finally:
             self._finish(None)
-            await self._reader_is_done()
         return self.sent
 
     def lose(self) -> None:
@@ -138,6 +131,7 @@ class FilePump:
     def _finish(self, error: BaseException | None) -> None:
         self._is_over = True
         self._listen(False)
+        self._close_own_file()
         if self._future is None:
             if error is not None:
                 raise error
@@ -146,17 +140,6 @@ class FilePump:
                 self._future.set_result(None)
             else:
                 self._future.set_exception(error)
-
-    async def _reader_is_done(self) -> None:
-        """A thread may still be reading from the file, which its owner is about to close."""
-        cancelled = None
-        while self._reading is not None and not self._reading.done():
-            try:
-                await asyncio.wait([self._reading])
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
 
     # --- sending -----------------------------------------------------------------------------
 
@@ -194,37 +177,40 @@ class FilePump:
     def _know(self) -> bool:
         """Whether the next bytes can be sent without waiting for a disk; if not, see to it."""
         now = self._loop.time()
-        limit = _FRESH if self._medium is _Medium.PROBED else _FRESH_BLIND
-        if now - self._known_at > limit:
+        if now - self._known_at > _FRESH:
             self._known = self._offset
         if self._known < self._end and self._known - self._offset < BURST // 2:
             self._probe(now)
         if self._known > self._offset:
             return True
-        self._listen(False)
-        self._read_in()
+        if not self._is_over:
+            self._listen(False)
+            self._start_reading(self._offset, min(self._offset + self._piece(), self._end))
         return False
 
+    def _piece(self) -> int:
+        """Bytes to look at, or to read in; a client that has nothing yet is to wait less."""
+        return BURST if self._offset > self._start else _PROBE_STEP
+
     def _probe(self, now: float) -> None:
-        """Extend what is known to be in the cache, as far as it is, to one burst at most."""
-        if self._medium is _Medium.BLIND:
-            return
-        end = min(self._offset + BURST, self._end)
-        if self._medium is _Medium.PROBED:
-            try:
-                position = self._known
-                while position < end:
-                    os.preadv(self._file, _one_byte, position, os.RWF_NOWAIT)
-                    position = min(position - position % _PROBE_STEP + _PROBE_STEP, end)
+        """Extend what is known to be in the cache, as far as it is."""
+        end = min(self._offset + self._piece(), self._end)
+        try:
+            position = self._known
+            while self._needs_probes and position < end:
+                os.preadv(self._file, _one_byte, position, os.RWF_NOWAIT)
+                position = min(position - position % _PROBE_STEP + _PROBE_STEP, end)
+            if self._needs_probes:
                 os.preadv(self._file, _one_byte, end - 1, os.RWF_NOWAIT)
-            except BlockingIOError:
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno not in _CANNOT_PROBE:
+                raise
+            if not is_in_memory(self._file):
+                self._finish(None)
                 return
-            except OSError as error:
-                if error.errno not in _CANNOT_PROBE:
-                    raise
-                self._medium = _Medium.MEMORY if is_in_memory(self._file) else _Medium.BLIND
-                if self._medium is _Medium.BLIND:
-                    return
+            self._needs_probes = False
         self._known = end
         self._known_at = now
         if self._offset < self._advised < min(self._end, self._offset + READ_AHEAD // 2):
@@ -240,40 +226,49 @@ class FilePump:
             # From here on somebody else has read it.
             self._advised = self._offset
 
-    def _read_in(self) -> None:
-        """Have a thread wait for the disk; the client's socket meanwhile waits for nothing."""
-        if self._offset == self._start:
-            # A client that has nothing yet is to have something soon.
-            size = _PROBE_STEP
-        else:
-            size = READ_AHEAD if self._medium is _Medium.BLIND else BURST
-        self._start_reading(self._offset, min(self._offset + size, self._end))
+    # --- reading -----------------------------------------------------------------------------
 
     def _start_reading(self, start: int, end: int) -> None:
+        """Have a thread wait for the disk; the client's socket meanwhile waits for nothing."""
         if self._is_over:
             return
-        if self._reading is not None and not self._reading.done():
-            if start < end:
-                # Only advice is being given; it is given soon, and this comes after it.
-                self._reading.add_done_callback(lambda _: self._start_reading(start, end))
+        if self._reading is not None:
+            # Only advice is being given; it is given soon, and then `_has_read` comes back here.
             return
         ahead = min(max(end, self._offset) + READ_AHEAD, self._end)
         advised = max(self._advised, start)
+        try:
+            if self._own_file < 0:
+                self._own_file = os.dup(self._file)
+            self._reading = self._loop.run_in_executor(
+                readers, _read, self._own_file, start, end, advised, ahead
+            )
+        except (OSError, RuntimeError):
+            # No descriptor or no thread is to be had now; whoever copies needs less.
+            self._finish(None)
+            return
         self._advised = max(ahead, self._advised)
-        self._reading = self._loop.run_in_executor(
-            readers, _read, self._file, start, end, advised, ahead
-        )
-        if start < end:
-            self._reading.add_done_callback(lambda done: self._has_read(done, end))
+        self._reading.add_done_callback(lambda done: self._has_read(done, start, end))
 
-    def _has_read(self, done: asyncio.Future[None], end: int) -> None:
+    def _has_read(self, done: asyncio.Future[None], start: int, end: int) -> None:
+        self._reading = None
         error = done.exception()
+        if self._is_over:
+            self._close_own_file()
+            return
         if error is not None:
             self._finish(error)
-        elif not self._is_over:
+            return
+        if start < end:
             self._known = end
             self._known_at = self._loop.time()
+        if not self._is_listening:
             self._step()
+
+    def _close_own_file(self) -> None:
+        if self._own_file >= 0 and self._reading is None:
+            os.close(self._own_file)
+            self._own_file = -1
 
 
 _one_byte: Final = [bytearray(1)]

@@ -4,9 +4,9 @@ Everything that this project changes of uvicorn's internals is in this file. Nam
 that it relies on: ``connection_made``, ``connection_lost``, ``data_received``, ``eof_received``,
 ``on_message_begin``, ``on_headers_complete``, ``_start_asgi_task``, ``send_400_response``,
 ``timeout_keep_alive_handler``, ``timeout_keep_alive_task``, ``shutdown``, ``server_state``,
-``_unsupported_upgrade_warning``, ``on_response_complete``, ``flow``, ``pipeline``; of a request's
-cycle: ``response_started``, ``response_complete``, ``keep_alive``, ``disconnected``,
-``message_event``, and, for `extensions`, ``flow``, ``scope``, ``expected_content_length`` and
+``_unsupported_upgrade_warning``, ``on_response_complete``, ``flow``, ``pipeline``; and
+of a request's cycle: ``response_started``, ``response_complete``, ``keep_alive``, ``disconnected``,
+``message_event``, and, in `extensions`, ``flow``, ``scope``, ``expected_content_length`` and
 ``chunked_encoding``.
 """
 
@@ -37,6 +37,9 @@ _HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
+
+_CHECKED_REQUESTS = 100
+"""Requests after which the options of accepted connections are no longer read back."""
 
 _NO_OPTIONS: dict[str, Any] = {}
 
@@ -233,6 +236,9 @@ class BootProtocol(HttpToolsProtocol):
         _malformed.log(logging.INFO, "HTTP %s: refused, %s", client, why)
 
     def _check_options(self, transport: asyncio.Transport) -> None:
+        """What the kernel hands on once it hands on always: some connections tell for all."""
+        if self.server_state.total_requests >= _CHECKED_REQUESTS:
+            return
         sock = transport.get_extra_info("socket")
         try:
             names = missing_options(sock)

@@ -15,7 +15,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 SOCKETS_PER_TURN: Final = 4
-BYTES_PER_TURN: Final = 2 << 20
+BYTES_PER_TURN: Final = 4 << 20
 """How many sockets are served, and after how many bytes no further one is, before others get their
 turn. Fewer cost more looks, more let newcomers wait."""
 

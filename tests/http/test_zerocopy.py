@@ -7,6 +7,7 @@ says of some pages that they are not in the cache, until a thread has read them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 from bootserve.http import zerocopy
 from bootserve.http.connection import can_pump
 from bootserve.http.room import room_of
-from bootserve.http.zerocopy import BURST, READ_AHEAD, FileEnded, FilePump
+from bootserve.http.zerocopy import BURST, FileEnded, FilePump
 from tests.http.conftest import DEADLINE, Door, eventually, read_response
 from tests.http.peers import PAGE, Calls, reset, sendfiles
 
@@ -140,7 +141,7 @@ class Disk:
         self._loop_thread = threading.get_ident()
 
     def preadv(self, file: int, buffers: Any, offset: int, flags: int = 0) -> int:
-        if file != self.file:
+        if not os.path.sameopenfile(file, self.file):
             return self._preadv(file, buffers, offset, flags)
         wanted = pages(offset, sum(len(buffer) for buffer in buffers))
         if flags & os.RWF_NOWAIT:
@@ -335,24 +336,38 @@ async def test_a_cancelled_pump_lets_go_of_the_socket(
     assert len(sendfiles.made) == made
 
 
-@pytest.mark.parametrize("times", [1, 3])
-async def test_a_cancelled_pump_waits_for_its_thread(line: Line, disk: Disk, times: int) -> None:
-    """Its caller closes the file then, and somebody else's may get the same number."""
+def descriptors_of(file: int) -> int:
+    """How many descriptors of this process are of the same file."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found += os.path.samestat(os.fstat(int(name)), os.fstat(file))
+    return found
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_pump_that_ends_does_not_wait_for_a_disk_that_hangs(
+    line: Line, disk: Disk, is_lost: bool
+) -> None:
+    """Its caller closes the file then; the thread has a descriptor of its own until it is done."""
     disk.cold = set(pages(0, SIZE))
     disk.is_on.clear()
-    running = asyncio.ensure_future(line.pump(disk.file).run())
+    before = descriptors_of(disk.file)
+    pump = line.pump(disk.file)
+    running = asyncio.ensure_future(pump.run())
     await eventually(disk.waiting.is_set)
-    for _ in range(times):
+    assert descriptors_of(disk.file) == before + 1
+    if is_lost:
+        pump.lose()
+        assert await running == 0
+    else:
         running.cancel()
-        await turns()
-    assert not running.done()
-    disk.is_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    reads = disk.waits
-    await turns()
-    assert disk.waits == reads
+        with pytest.raises(asyncio.CancelledError):
+            await running
     assert not line.is_watched()
+    assert descriptors_of(disk.file) == before + 1
+    disk.is_on.set()
+    await eventually(lambda: descriptors_of(disk.file) == before)
 
 
 async def test_a_lost_pump_returns_what_was_sent(narrow: Line, file: int, sendfiles: Calls) -> None:
@@ -367,21 +382,6 @@ async def test_a_lost_pump_returns_what_was_sent(narrow: Line, file: int, sendfi
     await turns()
     assert len(sendfiles.made) == made
     assert not narrow.is_watched()
-
-
-async def test_a_pump_that_is_lost_while_its_thread_reads_waits_for_it(
-    line: Line, disk: Disk
-) -> None:
-    disk.cold = set(pages(0, SIZE))
-    disk.is_on.clear()
-    pump = line.pump(disk.file)
-    running = asyncio.ensure_future(pump.run())
-    await eventually(disk.waiting.is_set)
-    pump.lose()
-    await turns()
-    assert not running.done()
-    disk.is_on.set()
-    assert await running == 0
 
 
 async def test_a_peer_that_resets_is_an_error(narrow: Line, file: int) -> None:
@@ -520,8 +520,10 @@ async def test_while_a_thread_waits_for_the_disk_others_are_served(
     running = asyncio.ensure_future(line.pump(disk.file).run())
     await eventually(disk.waiting.is_set)
     assert not line.is_watched(), "the loop would be woken for a socket that has nothing to send"
+    other_path = path.with_name("hot")
+    other_path.write_bytes(BODY)
     async with connected() as other:
-        with path.open("rb") as hot:
+        with other_path.open("rb") as hot:
             sending = asyncio.ensure_future(other.pump(hot.fileno()).run())
             assert await other.receive(SIZE) == BODY
             assert await sending == SIZE
@@ -573,31 +575,31 @@ async def test_pages_that_leave_the_cache_while_a_client_stalls_are_read_again(
     assert disk.reads != []
 
 
-@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS])
-async def test_a_file_system_that_cannot_be_probed_is_read_by_a_thread(
-    line: Line, disk: Disk, number: int
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+async def test_a_file_system_that_cannot_be_probed_is_left_to_the_caller(
+    line: Line, disk: Disk, sendfiles: Calls, number: int
 ) -> None:
-    disk.cold = set(pages(0, SIZE))
     disk.probe_error = number
-    await receive_all(line, disk)
-    assert disk.cold == set()
+    assert await line.pump(disk.file).run() == 0
+    assert sendfiles.made == []
+    assert not line.is_watched()
 
 
-async def test_a_blind_file_is_read_hardly_further_than_its_client_does(
-    narrow: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_where_no_thread_is_to_be_had_the_rest_is_left_to_the_caller(
+    line: Line, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "long").touch()
-    os.truncate(tmp_path / "long", 8 * READ_AHEAD)
-    with (tmp_path / "long").open("rb") as file:
-        disk = Disk(file.fileno(), probe_error=errno.EOPNOTSUPP)
-        monkeypatch.setattr(os, "preadv", disk.preadv)
-        pump = narrow.pump(file.fileno(), 0, 8 * READ_AHEAD)
-        running = asyncio.ensure_future(pump.run())
-        await narrow.receive(100_000)
-        await turns()
-        assert 0 < max(part.stop for part in disk.reads) <= 2 * READ_AHEAD
-        pump.lose()
-        await running
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    disk.cold = set(pages(BURST, SIZE - BURST))
+    monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", no_thread)
+    before = descriptors_of(disk.file)
+    running = asyncio.ensure_future(line.pump(disk.file).run())
+    reading = asyncio.ensure_future(line.receive(SIZE))
+    with anyio.fail_after(DEADLINE):
+        assert 0 < await running <= BURST
+    reading.cancel()
+    assert descriptors_of(disk.file) == before
 
 
 @pytest.fixture

@@ -159,12 +159,14 @@ def _prepare(
     core = _own_core()
     sizes = QUICK_SIZES if given.quick else Sizes()
     crowds = {name: getattr(scale, name) for name in ("slow", "many")}
-    most = (_raise_limit(2 * scale.many.count + SPARE) - SPARE) // 2
+    # Where few are needed, a server may take two for each client: the socket and the file.
+    limit = _raise_limit(max(scale.many.count, 2 * scale.slow.count) + SPARE) - SPARE
     for name, crowd in crowds.items():
+        most = limit if name == "many" else limit // 2
         if crowd.count > most and name in measurements:
             notes.append(
                 f"{name}: {most} clients instead of {crowd.count}, because a process may not have"
-                " more descriptors here, and a server takes two for each"
+                f" more descriptors here"
             )
             crowds[name] = replace(crowd, count=most)
     print("writing files ...", flush=True)

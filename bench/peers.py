@@ -134,6 +134,8 @@ events {{ worker_connections {descriptors}; }}
 http {{
     access_log off;
     sendfile on;
+    # As bootserve does: one descriptor for a file, however many read it.
+    open_file_cache max=1000;
     keepalive_requests 1000000000;
     client_body_temp_path {home}/body;
     proxy_temp_path {home}/proxy;

@@ -156,7 +156,8 @@ async def test_what_is_put_into_a_root_is_there_at_once(tmp_path: Path) -> None:
     await asyncio.gather(*(put_and_look(number) for number in range(40)))
 
 
-async def test_an_error_is_told_to_whom_it_befell_and_the_next_look_anew() -> None:
+async def test_an_error_is_told_to_all_whom_the_walk_was_for_and_the_next_look_anew() -> None:
+    """On a medium that takes long to fail, the last of a rack must not wait for all before it."""
     walks = _Walks(fails=(1, 2))
     discovery = Discovery(walks.look)
     first = asyncio.create_task(_ask(discovery))
@@ -166,11 +167,10 @@ async def test_an_error_is_told_to_whom_it_befell_and_the_next_look_anew() -> No
     walks.allow(1000)
     with pytest.raises(PermissionError, match="walk 1"):
         await first
-    unlucky, *lucky = others
-    with pytest.raises(PermissionError, match="walk 2"):
-        await unlucky
-    assert await asyncio.gather(*lucky) == [3] * 3
-    assert await _ask(discovery) == 4
+    for other in others:
+        with pytest.raises(PermissionError, match="walk 2"):
+            await other
+    assert await _ask(discovery) == 3
     assert walks.most_at_once == 1
 
 

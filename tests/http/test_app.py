@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from bootserve.http.app import create_app
 from bootserve.settings import load
@@ -206,3 +208,13 @@ async def test_bytes_that_an_old_ipxe_prints_with_their_sign(
 ) -> None:
     (tmp_path / "h\u00fc").write_bytes(b"found")
     assert (await client.get("/boot/h%FFFFFFC3%FFFFFFBC")).content == b"found"
+
+
+async def test_it_works_below_another_application(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(KERNEL)
+    app = create_app(load(None, {"assets": {"roots": [tmp_path]}}))
+    transport = httpx.ASGITransport(Starlette(routes=[Mount("/pxe", app)]))
+    async with httpx.AsyncClient(transport=transport, base_url="http://boot.example") as http:
+        assert (await http.get("/pxe/boot/vmlinuz")).content == KERNEL
+        assert (await http.get("/pxe/boot.ipxe")).text.startswith("#!ipxe")
+        assert (await http.get("/boot/vmlinuz")).status_code == 404

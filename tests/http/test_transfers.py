@@ -243,6 +243,20 @@ async def test_a_pipelining_client_that_leaves_costs_nothing_more(
     assert "client closed the connection" in lines[0]
 
 
+@pytest.mark.parametrize("half_close", [False, True])
+async def test_a_reset_while_nobody_reads_is_noticed(door: Door, half_close: bool) -> None:
+    """With a request waiting, or after its FIN, asyncio does not look at a client's socket."""
+    before = len(os.listdir("/proc/self/fd"))
+    get = "GET /boot/i386/initramfs HTTP/1.1\nHost: x\nRange: bytes=0-299999\n\n"
+    for _ in range(5):
+        request = get if half_close else get * 2
+        with await door.request(request, receive_buffer=4096, half_close=half_close) as client:
+            await eventually(lambda client=client: queued_here(client) > 0)  # type: ignore[misc]
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await eventually(lambda: not door.ledger.live and not door.server.server_state.connections)
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
 async def test_a_request_head_without_an_end_is_refused(door: Door) -> None:
     async def flood(client: socket.socket) -> None:
         for _ in range(1000):

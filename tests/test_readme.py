@@ -1,0 +1,18 @@
+"""The README shows figures that the bench has printed, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("heading", ["## Targets", "## Beside nginx"])
+def test_the_readmes_tables_are_those_of_the_bench(heading: str) -> None:
+    printed = (_ROOT / "bench" / "results" / "http.md").read_text().split(f"{heading}\n")[1]
+    rows = [line for line in printed.split("\n## ")[0].splitlines() if line.startswith("|")]
+    shown = (_ROOT / "README.md").read_text().splitlines()
+    assert rows
+    assert [row for row in rows if row not in shown] == []

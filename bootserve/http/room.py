@@ -35,6 +35,9 @@ class Room:
 
         Args:
             sock: a descriptor, which `forget` has to be told of before it is closed.
+
+        Raises:
+            OSError: the kernel has no descriptor or no memory for it.
         """
         if self._epoll is None:
             self._epoll = select.epoll()

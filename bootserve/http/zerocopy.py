@@ -172,7 +172,12 @@ class FilePump:
 
     def _listen(self, wanted: bool) -> None:
         if wanted and not self._is_listening:
-            room_of(self._loop).watch(self._sock, self._step)
+            try:
+                room_of(self._loop).watch(self._sock, self._step)
+            except OSError:
+                # No descriptor is to be had for an epoll instance; whoever copies needs none.
+                self._finish(None)
+                return
         elif self._is_listening and not wanted:
             room_of(self._loop).forget(self._sock)
         self._is_listening = wanted

@@ -602,6 +602,19 @@ async def test_where_no_thread_is_to_be_had_the_rest_is_left_to_the_caller(
     assert descriptors_of(disk.file) == before
 
 
+async def test_where_no_descriptor_is_to_be_had_the_rest_is_left_to_the_caller(
+    narrow: Line, file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("bootserve.http.room.select.epoll", none_left)
+    pump = narrow.pump(file)
+    with anyio.fail_after(DEADLINE):
+        assert 0 < await pump.run() < SIZE
+    assert await narrow.receive(pump.sent) == BODY[: pump.sent]
+
+
 @pytest.fixture
 def memory() -> Path:
     found = Path("/dev/shm")

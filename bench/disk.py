@@ -131,20 +131,30 @@ def evict(path: Path) -> None:
 
 
 def cached_share(path: Path) -> float:
-    """How much of a file is in the page cache, from 0 to 1 (mincore(2)).
+    """How much of a file is in the page cache, from 0 to 1."""
+    with path.open("rb") as file:
+        pages = resident_pages(file.fileno(), 0, path.stat().st_size)
+    return sum(pages) / len(pages)
 
-    A probe by ``preadv2(RWF_NOWAIT)`` would not do: it makes the kernel read ahead.
+
+def resident_pages(file: int, offset: int, size: int) -> list[bool]:
+    """Of each page of a range, whether it is in the page cache (mincore(2)).
+
+    A probe by ``preadv2(RWF_NOWAIT)`` would not do: it makes the kernel read ahead, and what was
+    not there a moment ago is there when the next one looks.
     """
-    size = path.stat().st_size
-    pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as view:
+    start = offset - offset % mmap.PAGESIZE
+    length = offset + size - start
+    pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+    # A private mapping, because ctypes tells the address of writable ones only.
+    with mmap.mmap(file, length, access=mmap.ACCESS_COPY, offset=start) as view:
         first = ctypes.c_char.from_buffer(view)
         address = ctypes.c_void_p(ctypes.addressof(first))
-        failed = _libc.mincore(address, ctypes.c_size_t(size), pages)
+        failed = _libc.mincore(address, ctypes.c_size_t(length), pages)
         del first
     if failed:
         raise OSError(ctypes.get_errno(), "mincore failed")
-    return sum(page & 1 for page in pages) / len(pages)
+    return [bool(page & 1) for page in pages]
 
 
 def _make_group(group: Path, stack: contextlib.ExitStack) -> Path:

@@ -295,14 +295,14 @@ class Assets:
                 refusal = refusal or error
                 continue
             if found is not None:
-                return self._reopen(name, found, cached_only)
+                return self._reopen(name, *found, cached_only)
         extra = self.extras.get(name)
         if extra is not None:
             found = find_extra(name, extra, cached_only=cached_only)
-            return self._reopen(name, found, cached_only)
+            return self._reopen(name, *found, cached_only)
         raise refusal or AssetNotFound(name, "no such file below the asset roots")
 
-    def _reopen(self, name: str, path_fd: int, cached_only: bool) -> Asset:
+    def _reopen(self, name: str, path_fd: int, facts: Facts, cached_only: bool) -> Asset:
         """Return the asset behind an ``O_PATH`` descriptor, which is closed.
 
         A file that is being sent already is shared: a rack that boots takes one descriptor, and
@@ -310,7 +310,6 @@ class Assets:
         its ctime, and ends that.
         """
         try:
-            facts = facts_of(path_fd, cached_only=cached_only)
             used = self._files.take(facts.key)
             if used is None:
                 if cached_only:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bootserve.catalog import binaries
 from bootserve.catalog.assets import AssetNotFound, Assets, Source, Text
 from bootserve.catalog.discovery import Discovery
@@ -21,8 +23,9 @@ class Catalog:
 
     def __init__(self, settings: Settings) -> None:
         self.assets = Assets(settings.assets.roots, binaries.locate(settings.ipxe.search))
-        self.discovery = Discovery(lambda: discover(self.assets))
-        self.scripts = ScriptWriter(settings, lambda: discover(self.assets))
+        look = partial(discover, self.assets)
+        self.discovery = Discovery(look)
+        self.scripts = ScriptWriter(settings, look)
         self.sightings = Sightings()
 
     async def open(self, name: str, url: str) -> Source:

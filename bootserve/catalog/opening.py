@@ -18,7 +18,7 @@ import errno
 import os
 from pathlib import Path
 
-from bootserve.linux import facts_of, open_cached
+from bootserve.linux import Facts, facts_of, open_cached
 
 
 class AssetError(Exception):
@@ -53,8 +53,8 @@ def split_name(name: str) -> list[str] | None:
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
 
-def find_below(root: Path, name: str, *, cached_only: bool = False) -> int | None:
-    """Return an ``O_PATH`` descriptor of the regular file ``root/name``, or ``None``.
+def find_below(root: Path, name: str, *, cached_only: bool = False) -> tuple[int, Facts] | None:
+    """Return an ``O_PATH`` descriptor of the regular file ``root/name`` and its facts, or ``None``.
 
     Args:
         cached_only: do not wait for a disk; ``BlockingIOError`` if it would take one.
@@ -67,11 +67,12 @@ def find_below(root: Path, name: str, *, cached_only: bool = False) -> int | Non
         if path_fd is None:
             return None
         try:
-            if facts_of(path_fd, cached_only=cached_only).is_regular:
+            facts = facts_of(path_fd, cached_only=cached_only)
+            if facts.is_regular:
                 if not _is_below(_kernel_name(root_fd), _kernel_name(path_fd)):
                     raise AssetForbidden(name, "is a link that leads out of its asset root")
                 path_fd, found = -1, path_fd
-                return found
+                return found, facts
         finally:
             if path_fd >= 0:
                 os.close(path_fd)
@@ -80,20 +81,20 @@ def find_below(root: Path, name: str, *, cached_only: bool = False) -> int | Non
     return None
 
 
-def find_extra(name: str, path: Path, *, cached_only: bool = False) -> int:
+def find_extra(name: str, path: Path, *, cached_only: bool = False) -> tuple[int, Facts]:
     """The same for a file that the operator has named, wherever it is."""
     path_fd = _open_path(name, path, cached_only=cached_only)
     if path_fd is None:
         raise AssetNotFound(name, f"{path} is gone")
     try:
-        is_regular = facts_of(path_fd, cached_only=cached_only).is_regular
+        facts = facts_of(path_fd, cached_only=cached_only)
     except OSError:
         os.close(path_fd)
         raise
-    if not is_regular:
+    if not facts.is_regular:
         os.close(path_fd)
         raise AssetNotFound(name, f"{path} is not a regular file")
-    return path_fd
+    return path_fd, facts
 
 
 def _open_path(

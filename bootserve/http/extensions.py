@@ -109,10 +109,6 @@ class FileSends:
             await anyio.lowlevel.checkpoint()
 
     async def _path(self, path: str) -> None:
-        file = await anyio.to_thread.run_sync(_open, path)
+        file = await anyio.to_thread.run_sync(io.FileIO, path)
         with file:
             await self._zero_copy(file, 0)
-
-
-def _open(path: str) -> io.FileIO:
-    return io.FileIO(path, "rb")

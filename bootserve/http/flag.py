@@ -27,8 +27,7 @@ class Flag:
         self._is_set = True
         waiters, self._waiters = self._waiters, ()
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _wake(waiter)
 
     def clear(self) -> None:
         self._is_set = False

@@ -301,8 +301,6 @@ def _read(file: int, start: int, end: int, advised: int, ahead: int) -> None:
     with contextlib.suppress(OSError):
         for offset in range(advised, ahead, _ADVICE):
             os.posix_fadvise(file, offset, min(_ADVICE, ahead - offset), os.POSIX_FADV_WILLNEED)
-    if start >= end:
-        return
     while start < end:
         count = os.preadv(file, [_scratch.buffer[: end - start]], start)
         if count == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import http.client
 import itertools
 import mmap
@@ -18,18 +17,17 @@ from pathlib import Path
 
 import anyio
 import pytest
-import uvicorn
 from starlette.types import ASGIApp
 
+from bench.disk import resident_pages
 from bootserve.http.listener import open_listener
-from bootserve.http.protocol import BootProtocol
-from bootserve.service import HttpServer
+from bootserve.service import HttpServer, http_config
+from bootserve.settings import load
 
 # A hang is the bug that these tests are for: no need to wait as long as for a busy machine.
 DEADLINE = 15
 
 PAGE = mmap.PAGESIZE
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -98,16 +96,8 @@ async def serving(
     app: ASGIApp, certificate: Path | None = None, key: Path | None = None
 ) -> AsyncIterator[Address]:
     listener = open_listener(socket.AF_INET, "127.0.0.1", 0)
-    config = uvicorn.Config(
-        app,
-        http=BootProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-    )
+    config = http_config(load(None, {}), app)
+    config.ssl_certfile, config.ssl_keyfile = certificate, key
     server = HttpServer(config, lambda: None)
     # What server.serve() does, without the tenth of a second that it looks for signals.
     config.load()
@@ -165,55 +155,13 @@ def sendfiles(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def missing_pages(file: int, offset: int, size: int) -> int:
     """How many pages of a range are not in the page cache."""
-    return _residency(file, offset, size).count(False)
+    return resident_pages(file, offset, size).count(False)
 
 
 def missing_run(file: int, offset: int, size: int) -> int:
     """Bytes of the longest run of pages in a range that are not in the page cache."""
-    runs = itertools.groupby(_residency(file, offset, size))
+    runs = itertools.groupby(resident_pages(file, offset, size))
     return PAGE * max((len(list(run)) for is_there, run in runs if not is_there), default=0)
-
-
-def _residency(file: int, offset: int, size: int) -> list[bool]:
-    """Of each page of a range, whether it is in the page cache (mincore(2)).
-
-    A probe by ``preadv2(RWF_NOWAIT)`` would not do: it makes the kernel read ahead, and what was
-    not there a moment ago is there when the next one looks.
-    """
-    start = offset - offset % PAGE
-    length = offset + size - start
-    with mmap.mmap(file, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start) as view:
-        address = _address(view)
-        pages = (ctypes.c_ubyte * ((length + PAGE - 1) // PAGE))()
-        if _libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(length), pages) != 0:
-            raise OSError(ctypes.get_errno(), "mincore")
-    return [bool(page & 1) for page in pages]
-
-
-class _Buffer(ctypes.Structure):
-    _fields_ = [
-        ("buf", ctypes.c_void_p),
-        ("obj", ctypes.py_object),
-        ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("ndim", ctypes.c_int),
-        ("format", ctypes.c_char_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    ]
-
-
-def _address(view: mmap.mmap) -> int:
-    """Where a read-only mapping lies; `ctypes` itself tells it of writable ones only."""
-    buffer = _Buffer()
-    python = ctypes.pythonapi
-    python.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(buffer), 0)
-    address = int(buffer.buf or 0)
-    python.PyBuffer_Release(ctypes.byref(buffer))
-    return address
 
 
 def evict(path: Path) -> None:

@@ -10,24 +10,29 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
-import uvicorn
-from starlette.types import ASGIApp
 
 from bootserve.catalog.assets import Source
 from bootserve.catalog.catalog import Catalog
+from bootserve.catalog.roots import root_problem
 from bootserve.endpoint import Endpoint
 from bootserve.http.app import create_app
+from bootserve.http.door import Manners
 from bootserve.http.listener import open_listener
-from bootserve.http.protocol import BootProtocol
+from bootserve.http.server import HttpServer, http_config
+from bootserve.http.zerocopy import own_files
 from bootserve.settings import Settings
 from bootserve.sockets import ListenError, OpenSocket, open_endpoint
 from bootserve.tftp.server import TftpRequestInfo, TftpServer, open_socket
+from bootserve.watch.budget import Budget
+from bootserve.watch.health import Health
 from bootserve.watch.ledger import Ledger
 from bootserve.watch.quiet import QuietLog
 
@@ -101,7 +106,6 @@ def _open(
         return []
 
 
-_ACCEPTS_PER_TURN = 16
 _loop_errors = QuietLog(logger, most=5)
 
 
@@ -111,64 +115,11 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         _loop_errors.log(
             logging.WARNING,
-            "out of descriptors (%s): new connections wait; raise LimitNOFILE or `ulimit -n`",
+            "out of descriptors (%s); raise LimitNOFILE or `ulimit -n`",
             error.strerror,
         )
     else:
         loop.default_exception_handler(context)
-
-
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn's server without its signal handlers: signals are the service's."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for sock in sockets or []:
-            # The kernel's queue is not what asyncio has just made of it.
-            sock.listen(socket.SOMAXCONN)
-        self._on_started()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # uvicorn tells the connections that it knows of; those still to be made must know it too.
-        self.server_state.is_draining = True  # type: ignore[attr-defined]
-        await super().shutdown(sockets)
-
-    def cut(self) -> None:
-        """End every request now."""
-        # uvicorn logs an application that was cancelled as one that crashed.
-        logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
-        self.force_exit = True
-        for task in self.server_state.tasks:
-            task.cancel()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def http_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
-    """How uvicorn runs the HTTP door."""
-    return uvicorn.Config(
-        app,
-        http=BootProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=int(settings.http.keep_alive),
-        # For asyncio also the number of accept() calls per turn, and of log lines at EMFILE.
-        backlog=_ACCEPTS_PER_TURN,
-    )
 
 
 class Service:
@@ -186,9 +137,30 @@ class Service:
         self._catalog = Catalog(settings)
         self._ledger = Ledger()
         self._was_cut = False
+        limit = _raised_descriptor_limit()
+        self._budget = Budget(limit, _open_descriptors() + _OWN_DESCRIPTORS)
+        self._catalog.assets.limit_openers(self._budget.spare // 2)
+        self._health = Health(
+            self._budget,
+            self._ledger,
+            quick={"tftp": self._tftp_problem},
+            slow={
+                f"asset root {root}": partial(_root_trouble, root) for root in settings.assets.roots
+            },
+            extra=self._figures,
+        )
+        app = create_app(
+            settings,
+            catalog=self._catalog,
+            ledger=self._ledger,
+            budget=self._budget,
+            health=self._health,
+        )
         self._http = HttpServer(
-            http_config(settings, create_app(settings, catalog=self._catalog, ledger=self._ledger)),
+            http_config(settings, app),
             on_ready,
+            budget=self._budget,
+            manners=Manners(settings.http.head_timeout, settings.http.silence_limit),
         )
         self._tftp = TftpServer(
             doors.tftp,
@@ -196,8 +168,12 @@ class Service:
             ledger=self._ledger,
             machine=self._catalog.sightings.label,
             patience=settings.tftp.patience,
-            max_sessions=_affordable_sessions(settings.tftp.max_sessions),
+            max_sessions=_affordable_sessions(settings.tftp.max_sessions, limit),
+            has_room=lambda: self._budget.may_accept,
         )
+        self._budget.count(lambda: self._tftp.sessions)
+        self._budget.count(lambda: self._catalog.assets.open_files)
+        self._budget.count(own_files)
 
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, then finish what is in flight; a second signal cuts it.
@@ -209,6 +185,7 @@ class Service:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch_signals, tasks.cancel_scope)
+                tasks.start_soon(self._health.run)
                 async with anyio.create_task_group() as doors:
                     await doors.start(self._tftp.serve)
                     doors.start_soon(self._http.serve, self._doors.http)
@@ -226,6 +203,7 @@ class Service:
                         " (a second signal cuts them off)",
                         len(self._ledger.live),
                     )
+                    self._health.is_serving = False
                     self._http.should_exit = True
                     self._tftp.drain()
                     # Transfers have sockets of their own; a successor may have this port now.
@@ -236,6 +214,22 @@ class Service:
                     self._was_cut = True
                     self._http.cut()
                     scope.cancel()
+
+    def _tftp_problem(self) -> str | None:
+        if not self._doors.tftp or not self._health.is_serving:
+            return None
+        return self._tftp.problem
+
+    def _figures(self) -> dict[str, Any]:
+        state = self._http.state
+        return {
+            "connections": {
+                "open": self._budget.connections,
+                "idle": state.idle,
+                "silent": state.silent,
+            },
+            "tftp": {"sessions": self._tftp.sessions},
+        }
 
     async def _open_for_tftp(self, request: TftpRequestInfo) -> Source:
         return await self._catalog.open(request.name, self._url_at(request.local))
@@ -275,27 +269,46 @@ def _calm_collector() -> None:
 _DESCRIPTORS_PER_SESSION = 2
 
 
-def _affordable_sessions(wanted: int) -> int:
-    """Raise our limit of descriptors to what we may have, and leave TFTP not more than half of it.
+_OWN_DESCRIPTORS = 4
+"""What the event loop and its helpers open when there is something to do."""
 
-    Anybody can start a TFTP transfer with one datagram; HTTP must live on.
-    """
+
+def _open_descriptors() -> int:
+    """How many are open now; only for the start, as it takes one itself."""
+    return len(list(Path("/proc/self/fd").iterdir())) - 1
+
+
+def _raised_descriptor_limit() -> int | None:
+    """Raise our limit of descriptors to what we may have, and return it; ``None``: no limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    if soft == resource.RLIM_INFINITY:
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _affordable_sessions(wanted: int, limit: int | None) -> int:
+    """Leave TFTP not more than half of the descriptors.
+
+    Anybody can start a TFTP transfer with one datagram; HTTP must live on.
+    """
+    if limit is None:
         return wanted
-    most = max(1, soft // 2 // _DESCRIPTORS_PER_SESSION)
+    most = max(1, limit // 2 // _DESCRIPTORS_PER_SESSION)
     if most < wanted:
         logger.warning(
             "with %d descriptors TFTP serves %d transfers at once, not %d; raise LimitNOFILE",
-            soft,
+            limit,
             most,
             wanted,
         )
     return min(wanted, most)
+
+
+def _root_trouble(root: Path) -> str | None:
+    problem = root_problem(root)
+    return None if problem is None else f"asset root {root} {problem}"
 
 
 async def _numbered(signals: AsyncIterator[signal.Signals]) -> AsyncIterator[int]:

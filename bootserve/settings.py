@@ -75,6 +75,13 @@ class HttpSettings(Section):
     """Seconds that an idle connection is kept. iPXE's own pool keeps one for 10 s, and a
     connection that we close first costs it a retry; hence the lower bound."""
 
+    head_timeout: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """Seconds that a connection may take for the head of a request, its first one included."""
+
+    silence_limit: Annotated[float, Field(ge=5, le=86400)] = 600.0
+    """Seconds without a single ACK after which a client is given up, if it has answered none of
+    several probes either. Slow and paused clients acknowledge, however long they take."""
+
 
 class TftpSettings(Section):
     listen: Listen = (Endpoint.parse("*:6969"), Endpoint.parse("*:69?"))

@@ -10,7 +10,14 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
+
+# How fast a busy machine makes examples says nothing of what is tested with them.
+hypothesis.settings.register_profile(
+    "bootserve", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("bootserve")
 
 _NOBODY = 65534
 _NO_SKIP = "NO_SKIP"

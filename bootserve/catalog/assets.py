@@ -51,14 +51,15 @@ REPLACE_BY_RENAMING = "replace files by renaming a new one over the old"
 """The remedy for a file that `Source.has_changed`."""
 
 _OPENERS = RunVar[CapacityLimiter]("bootserve_openers")
+_MOST_OPENERS = 128
 
 
-def _openers() -> CapacityLimiter:
+def _openers(most: int) -> CapacityLimiter:
     """The threads that may open files at the same time, apart from all others."""
     try:
         return _OPENERS.get()
     except LookupError:
-        limiter = CapacityLimiter(128)
+        limiter = CapacityLimiter(most)
         _OPENERS.set(limiter)
         return limiter
 
@@ -126,6 +127,10 @@ class _OpenFiles:
         self._files: dict[tuple[int, ...], _OpenFile] = {}
         self._lock = threading.Lock()
         self._dropped: deque[_OpenFile] = deque()
+
+    @property
+    def count(self) -> int:
+        return len(self._files)
 
     def take(self, key: tuple[int, ...]) -> _OpenFile | None:
         with self._lock:
@@ -256,13 +261,26 @@ class Assets:
         self.roots = tuple(roots)
         self.extras = dict(extras or {})
         self._files = _OpenFiles()
+        self._most_openers = _MOST_OPENERS
+
+    @property
+    def open_files(self) -> int:
+        """Descriptors of files that are being sent."""
+        return self._files.count
+
+    def limit_openers(self, most: int) -> None:
+        """Open at most ``most`` files at the same time; each may take two descriptors meanwhile.
+
+        To be called before the first is opened.
+        """
+        self._most_openers = min(max(most, 1), _MOST_OPENERS)
 
     async def open(self, name: str) -> Asset:
         """Open ``name`` as `open_now` does, in a thread if it takes a disk to do so."""
         with contextlib.suppress(BlockingIOError):
             return self._open(name, cached_only=True)
         return await anyio.to_thread.run_sync(
-            self.open_now, name, limiter=_openers(), abandon_on_cancel=True
+            self.open_now, name, limiter=_openers(self._most_openers), abandon_on_cancel=True
         )
 
     def open_now(self, name: str) -> Asset:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
 from collections.abc import Sequence
+from functools import partial
 from urllib.parse import parse_qsl, unquote
 
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound, AssetUnavailable
@@ -21,6 +21,8 @@ from bootserve.catalog.profiles import Found
 from bootserve.http.files import FileAnswer, client_host, header
 from bootserve.settings import Settings
 from bootserve.text import as_word, printable
+from bootserve.watch.budget import Budget
+from bootserve.watch.health import Health
 from bootserve.watch.ledger import Ledger
 from bootserve.watch.quiet import QuietLog
 
@@ -28,6 +30,7 @@ logger = logging.getLogger("bootserve.http")
 
 _unavailable = QuietLog(logger)
 _refusals = QuietLog(logger)
+_queued = QuietLog(logger, most=5)
 
 _REMEMBERED = 1024
 _LONG_QUERY = 1024
@@ -46,14 +49,23 @@ _SIGNED_BYTE = re.compile(rb"%FFFFFF([89A-F][0-9A-F])")
 
 
 def create_app(
-    settings: Settings, *, catalog: Catalog | None = None, ledger: Ledger | None = None
+    settings: Settings,
+    *,
+    catalog: Catalog | None = None,
+    ledger: Ledger | None = None,
+    budget: Budget | None = None,
+    health: Health | None = None,
 ) -> ASGIApp:
     """Return the ASGI application.
 
     Args:
-        catalog, ledger: those of the process, if other doors share them; else its own.
+        catalog, ledger, budget, health: those of the process, if other doors share them; else its
+            own.
     """
-    return _App(_Routes(settings, catalog or Catalog(settings), ledger or Ledger()))
+    ledger = ledger or Ledger()
+    budget = budget or Budget()
+    health = health or Health(budget, ledger)
+    return _App(_Routes(settings, catalog or Catalog(settings), ledger, budget, health))
 
 
 class _App:
@@ -81,6 +93,8 @@ class _App:
             return await self._routes.machine(scope)
         if path == "/boot.ipxe":
             return self._routes.entry(scope)
+        if path in ("/healthz", "/readyz"):
+            return self._routes.health(is_ready=path == "/readyz")
         if path.startswith("/profile/"):
             return await self._routes.profile(scope, path[len("/profile/") :])
         if path.endswith("/" + AUTOEXEC):
@@ -103,10 +117,19 @@ def _mended_path(scope: Scope) -> str:
 
 
 class _Routes:
-    def __init__(self, settings: Settings, catalog: Catalog, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        ledger: Ledger,
+        budget: Budget,
+        health: Health,
+    ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._ledger = ledger
+        self._budget = budget
+        self._health = health
         self._urls = Memo[str, bool](_REMEMBERED)
         self._answers = Memo[str, _Script](_REMEMBERED_BYTES, lambda script: script.weight)
         self._askers = Memo[bytes, tuple[Identity, tuple[str, str, str, str]]](_REMEMBERED)
@@ -132,7 +155,7 @@ class _Routes:
         try:
             text, what = self._catalog.scripts.machine(url, identity, await self._found())
         except AssetUnavailable as error:
-            return _try_again(client, error)
+            return self._try_again(client, error)
         who, buildarch, platform, ignored = words
         logger.info(
             "HTTP %s (%s, %s %s) gets the script of: %s%s",
@@ -151,7 +174,7 @@ class _Routes:
         try:
             found = await self._found()
         except AssetUnavailable as error:
-            return _try_again(client, error)
+            return self._try_again(client, error)
         text = self._catalog.scripts.profile(self._url(scope), name, found)
         logger.info("HTTP %s gets the script of profile %s", printable(client), as_word(name))
         if text is None:
@@ -168,7 +191,7 @@ class _Routes:
             _refusals.log(logging.INFO, "HTTP %s %s: not found", who, what)
             return _not_found(f"no such file: {printable(error.name)}")
         except AssetUnavailable as error:
-            return _try_again(client, error)
+            return self._try_again(client, error)
         except AssetForbidden as error:
             who, what = printable(client), as_word(error.name)
             _refusals.log(logging.WARNING, "HTTP %s %s: refused, %s", who, what, error.reason)
@@ -176,7 +199,32 @@ class _Routes:
         if not isinstance(source, Asset):
             logger.info("HTTP %s gets the entry script, as %s", printable(client), as_word(name))
             return self._script((await source.read(0, source.size)).decode())
-        return FileAnswer(source, self._ledger, self._catalog.sightings.label(client))
+        label = self._catalog.sightings.label(client)
+        return FileAnswer(
+            source, self._ledger, label, self._budget, partial(self._queue, client, source.name)
+        )
+
+    def health(self, *, is_ready: bool) -> ASGIApp:
+        """What a monitor asks, from memory alone."""
+        status, report = self._health.report(is_ready=is_ready)
+        return JSONResponse(report, status, {"cache-control": "no-store"})
+
+    def _queue(self, client: str, name: str) -> ASGIApp:
+        """Have a client wait for a descriptor outside: iPXE comes back, as often as it takes."""
+        seconds = self._budget.refuse()
+        who, what = printable(client), as_word(name)
+        _queued.log(logging.INFO, "HTTP %s %s: full, to come back in %d s", who, what, seconds)
+        # The connection is what takes the descriptor.
+        headers = {"retry-after": str(seconds), "connection": "close"}
+        return PlainTextResponse("the server is full, come back later\n", 503, headers)
+
+    def _try_again(self, client: str, error: AssetUnavailable) -> ASGIApp:
+        """Refuse for now: iPXE comes back by itself after as many seconds, however often."""
+        _unavailable.log(
+            logging.WARNING, "HTTP %s %s: %s", printable(client), as_word(error.name), error.reason
+        )
+        headers = {"retry-after": str(self._budget.refuse())}
+        return PlainTextResponse("the server cannot open this file now, try again\n", 503, headers)
 
     def _script(self, text: str) -> ASGIApp:
         return self._answers.get(text, lambda: _Script(text))
@@ -246,16 +294,6 @@ def _asker(query: bytes) -> tuple[Identity, tuple[str, str, str, str]]:
 def _first(query: bytes) -> dict[str, str]:
     """Return the first value of each key: a later one may have been smuggled into an earlier."""
     return dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
-
-
-def _try_again(client: str, error: AssetUnavailable) -> Response:
-    """Refuse for now: iPXE comes back by itself after as many seconds, as often as it takes."""
-    _unavailable.log(
-        logging.WARNING, "HTTP %s %s: %s", printable(client), as_word(error.name), error.reason
-    )
-    # Spread out, so that a rack that was refused together does not come back together.
-    headers = {"retry-after": str(random.randint(2, 8))}  # noqa: S311
-    return PlainTextResponse("the server cannot open this file now, try again\n", 503, headers)
 
 
 def _not_found(why: str) -> Response:

@@ -8,26 +8,29 @@ megabytes may still wait in the socket. Only acknowledgements count, and they ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import fcntl
 import socket
 import struct
-import termios
 from collections.abc import Iterable
 from enum import Enum, auto
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from bootserve.http.flag import Flag
 from bootserve.http.zerocopy import FilePump
+from bootserve.tcp import (
+    NOTHING_KNOWN,
+    TcpFacts,
+    bytes_waiting,
+    facts_of_connection,
+    leave_to_kernel,
+    watch_over,
+)
+from bootserve.watch.ledger import Transfer
+from bootserve.watch.liveness import Limits, Peer, Sample, Verdict
 
 EXTENSION: Final = "bootserve.connection"
 """ASGI extension: ``scope["extensions"][EXTENSION]["connection"]`` is the `Connection`."""
-
-_TCP_INFO = struct.Struct("=BxBB 52x I 60x Q")
-"""``tcpi_state``, ``tcpi_retransmits``, ``tcpi_probes``, ``tcpi_last_ack_recv`` (milliseconds ago)
-and ``tcpi_bytes_acked``."""
-
-_TCP_CLOSE: Final = 7
 
 _FIRST_LOOK = 0.002
 _LONGEST_LOOK = 1.0
@@ -40,6 +43,13 @@ TAIL_UNANSWERED = 3
 nobody answered, after which a tail that is wholly in the kernel is left to the kernel, which goes
 on sending it. Both are needed: a paused client answers probes, but these may be minutes apart."""
 
+_POLITE: Final = 2.0
+"""Seconds between our FIN on an idle connection and its end, in which a request that has crossed
+the FIN is read and dropped: closed at once, it would be answered with a reset."""
+
+_DAY: Final = 86400.0
+"""Seconds of a pause after which the kernel's user timeout, which is days, is taken away."""
+
 
 class Delivery(Enum):
     """What became of the last byte of an answer."""
@@ -50,24 +60,6 @@ class Delivery(Enum):
     UEFI starts its kernel before its last ACKs are out."""
     LOST = auto()
     """The connection ended before the client had everything."""
-
-
-class _Facts(NamedTuple):
-    state: int
-    retransmits: int
-    probes: int
-    last_ack_ms: int
-    bytes_acked: int
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether the kernel has given the connection up (reset, or timed out)."""
-        return self.state in (0, _TCP_CLOSE)
-
-    @property
-    def is_silent(self) -> bool:
-        unanswered = max(self.retransmits, self.probes)
-        return unanswered >= TAIL_UNANSWERED and self.last_ack_ms >= TAIL_SILENCE * 1000
 
 
 class Connection(asyncio.Transport):
@@ -84,12 +76,16 @@ class Connection(asyncio.Transport):
         "_corked",
         "_has_timed_out",
         "_is_leaving",
+        "_is_unwatched",
         "_linger",
         "_loop",
         "_lost",
+        "_peer",
         "_pump",
         "_socket",
         "_transport",
+        "gone",
+        "transfer",
     )
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -106,6 +102,12 @@ class Connection(asyncio.Transport):
         self._lost = Flag()
         self._has_timed_out = False
         self._is_leaving = False
+        self._is_unwatched = False
+        self._peer: Peer | None = None
+        self.transfer: Transfer | None = None
+        """What is on its way now, if it is in the ledger."""
+        self.gone = ""
+        """Why we have given the client up, if we have."""
 
     # --- facts -------------------------------------------------------------------------------
 
@@ -117,14 +119,14 @@ class Connection(asyncio.Transport):
     def acked(self) -> int:
         """Bytes of the whole connection that the client has acknowledged."""
         if self._socket is not None and not self.is_lost:
-            self._acked = max(self._acked, self._facts().bytes_acked)
+            self._acked = max(self._acked, facts_of_connection(self._socket).bytes_acked)
         return self._acked
 
     def waiting(self) -> int:
         """Bytes written that the client has not acknowledged, in our buffer and the kernel's."""
         if self._socket is None or self.is_lost:
             return 0
-        return self.get_write_buffer_size() + self._out_queue()
+        return self.get_write_buffer_size() + bytes_waiting(self._socket)
 
     def position(self) -> int:
         """Where in the connection's stream the next byte written will stand, as `acked` counts."""
@@ -161,7 +163,7 @@ class Connection(asyncio.Transport):
     def connection_lost(self, error: Exception | None) -> None:
         """Keep the last facts; called while the socket is still open."""
         self.acked()
-        self._has_timed_out = isinstance(error, TimeoutError)
+        self._has_timed_out |= isinstance(error, TimeoutError)
         self._lost.set()
         if self._pump is not None:
             self._pump.lose()
@@ -172,14 +174,8 @@ class Connection(asyncio.Transport):
         for name in ("_read_ready_cb", "_write_ready"):
             getattr(self._transport, "__dict__", {}).pop(name, None)
 
-    def _facts(self) -> _Facts:
-        if self._socket is not None:
-            try:
-                info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-                return _Facts(*_TCP_INFO.unpack(info))
-            except (OSError, struct.error):
-                pass
-        return _Facts(0, 0, 0, 0, 0)
+    def _facts(self) -> TcpFacts:
+        return NOTHING_KNOWN if self._socket is None else facts_of_connection(self._socket)
 
     def _timed_out(self) -> bool:
         """Whether the kernel gave a silent client up, after it had taken everything from us."""
@@ -192,16 +188,68 @@ class Connection(asyncio.Transport):
         return (
             self._is_leaving
             and not self._transport.get_write_buffer_size()
-            and self._facts().is_silent
+            and _is_silent(self._facts())
         )
 
-    def _out_queue(self) -> int:
-        assert self._socket is not None
-        try:
-            answer = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
-        except (OSError, ValueError):
-            return 0
-        return int(struct.unpack("i", answer)[0])
+    # --- liveness ----------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> Peer | None:
+        """What the looks so far have shown of the client; ``None`` before the first."""
+        return self._peer
+
+    def look(self, now: float, limits: Limits, *, is_owed: bool) -> Verdict:
+        """Take a look at the client, note the verdict in the ledger, and return it.
+
+        Args:
+            now: monotonic seconds.
+            is_owed: whether an answer to this client is on its way.
+        """
+        facts = self._facts()
+        if self.is_lost or facts.is_dead:
+            if not self.is_lost and self._socket is not None:
+                self._timed_out()
+                self.abort()
+            return Verdict.IDLE
+        sample = Sample(
+            now=now,
+            heard=min(facts.last_ack_ms, facts.last_data_ms) / 1000,
+            probes=facts.probes,
+            total_retrans=facts.total_retrans,
+            acked=facts.bytes_acked,
+            waiting=self.waiting(),
+            is_owed=is_owed,
+        )
+        if self._peer is None:
+            self._peer = Peer(sample)
+        verdict = self._peer.look(sample, limits)
+        if self.transfer is not None:
+            self.transfer.verdict = verdict.value
+        self._mind_user_timeout(verdict, self._peer.stalled(now), limits)
+        return verdict
+
+    def give_up(self) -> None:
+        """Reset the connection: the client is gone, as far as anybody can tell."""
+        assert self._peer is not None
+        self.gone = (
+            f"nothing acknowledged for {self._peer.silence:.0f} s,"
+            f" {self._peer.unanswered} probes unanswered"
+        )
+        # What is in our own buffer has not even been sent.
+        self._has_timed_out = not self._transport.get_write_buffer_size()
+        self._reset()
+
+    def _mind_user_timeout(self, verdict: Verdict, stalled: float, limits: Limits) -> None:
+        """Take the user timeout from a pause before it can end one, and give it back after."""
+        is_endless = verdict is Verdict.PAUSED and stalled > _DAY
+        if is_endless is self._is_unwatched or self._socket is None:
+            return
+        with contextlib.suppress(OSError):
+            if is_endless:
+                leave_to_kernel(self._socket)
+            else:
+                watch_over(self._socket, limits.probe_interval)
+            self._is_unwatched = is_endless
 
     # --- heads -------------------------------------------------------------------------------
 
@@ -281,21 +329,43 @@ class Connection(asyncio.Transport):
     def _look_again(self, pause: float) -> None:
         if self.is_lost:
             return
-        if self.waiting() == 0 or self._facts().is_dead or self._is_left_to_the_kernel():
+        if self.waiting() == 0 or self._facts().is_dead:
+            self._transport.close()
+            return
+        if self._is_left_to_the_kernel():
+            if self._socket is not None:
+                # An orphan of a watched-over socket is reset within seconds.
+                with contextlib.suppress(OSError):
+                    leave_to_kernel(self._socket)
             self._transport.close()
             return
         self._linger = self._loop.call_later(pause, self._look_again, min(pause * 2, _LONGEST_LOOK))
 
-    async def cut(self) -> None:
-        """Reset the connection, and return when it is gone; what is under way is dropped.
+    def close_idle(self) -> None:
+        """Close a connection on which nothing is owed, without a reset for a late request."""
+        if self._closing or self._socket is None or self.waiting():
+            self.close()
+            return
+        self._closing = True
+        try:
+            self._transport.write_eof()
+        except (OSError, NotImplementedError):
+            self._transport.abort()
+            return
+        # The client's own FIN ends it sooner, see `eof_received` of the protocol.
+        self._linger = self._loop.call_later(_POLITE, self._transport.close)
 
-        Without SO_LINGER (socket(7)) the kernel would go on to deliver what it has, and the client
-        would end with more than we know of.
-        """
+    async def cut(self) -> None:
+        """Reset the connection, and return when it is gone; what is under way is dropped."""
+        self._reset()
+        await self._lost.wait()
+
+    def _reset(self) -> None:
+        # Without SO_LINGER (socket(7)) the kernel would go on to deliver what it has, and the
+        # client would end with more than we know of.
         if self._socket is not None and not self.is_lost:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
-        await self._lost.wait()
 
     def abort(self) -> None:
         self._closing = True
@@ -334,6 +404,11 @@ class Connection(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._transport.set_protocol(protocol)
+
+
+def _is_silent(facts: TcpFacts) -> bool:
+    unanswered = max(facts.retransmits, facts.probes)
+    return unanswered >= TAIL_UNANSWERED and facts.last_ack_ms >= TAIL_SILENCE * 1000
 
 
 def _next_look(pause: float, gained: int, missing: int) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 import anyio
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bootserve.catalog.assets import READ_SIZE, REPLACE_BY_RENAMING, Asset
 from bootserve.http.connection import EXTENSION, Connection, Delivery
 from bootserve.http.extensions import ZERO_COPY
 from bootserve.http.preconditions import CONDITIONS, Answer, Validators, evaluate
+from bootserve.watch.budget import BIG_FILE, Budget
 from bootserve.watch.ledger import End, Ledger, Transfer
 
 _CONTENT_TYPES = {".efi": "application/efi", ".ipxe": "text/plain; charset=utf-8"}
@@ -48,33 +50,56 @@ class FileAnswer:
     """An ASGI application that sends one open asset to one request, and closes it.
 
     There is no timer in here: more is sent when the client has made room for it.
+
+    Args:
+        budget: says whether a big file may be begun now.
+        refusal: makes the answer if it may not.
     """
 
-    __slots__ = ("_asset", "_ledger", "_machine")
+    __slots__ = ("_asset", "_budget", "_ledger", "_machine", "_refusal")
 
-    def __init__(self, asset: Asset, ledger: Ledger, machine: str | None) -> None:
+    def __init__(
+        self,
+        asset: Asset,
+        ledger: Ledger,
+        machine: str | None,
+        budget: Budget,
+        refusal: Callable[[], ASGIApp],
+    ) -> None:
         self._asset = asset
         self._ledger = ledger
         self._machine = machine
+        self._budget = budget
+        self._refusal = refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._asset:
-            answer = await self._begin(scope, send)
-            if scope["method"] == "HEAD" or answer.status not in (200, 206):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-            else:
-                await self._body(answer, scope, receive, send)
+            answer, validators = self._evaluate(scope)
+            has_body = scope["method"] != "HEAD" and answer.status in (200, 206)
+            is_big = has_body and answer.length >= BIG_FILE
+            if is_big and not self._budget.may_begin:
+                self._asset.close()
+                await self._refusal()(scope, receive, send)
+                return
+            begun = self._budget.begin() if is_big else None
+            try:
+                await send(self._head(answer, validators))
+                if has_body:
+                    await self._body(answer, scope, receive, send)
+                else:
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            finally:
+                if begun is not None:
+                    self._budget.end(begun)
 
-    async def _begin(self, scope: Scope, send: Send) -> Answer:
+    def _evaluate(self, scope: Scope) -> tuple[Answer, Validators]:
         modified = min(self._asset.mtime_ns // 1_000_000_000, int(time.time()))
         validators = Validators(f'"{self._asset.tag}"', modified)
         asked = {name: value for name in CONDITIONS if (value := header(scope, name.encode()))}
         if scope["method"] != "GET":
             # RFC 9110, section 14.2: ranges are defined for GET alone.
             asked.pop("range", None)
-        answer = evaluate(asked, validators, self._asset.size)
-        await send(self._head(answer, validators))
-        return answer
+        return evaluate(asked, validators, self._asset.size), validators
 
     def _head(self, answer: Answer, validators: Validators) -> Message:
         headers = {
@@ -112,6 +137,7 @@ class FileAnswer:
         begin = connection.position() if connection else 0
         if connection:
             transfer.meter = _Meter(connection, begin, answer.length)
+            connection.transfer = transfer
         end, reason = End.SERVER_STOPPED, ""
         try:
             if connection is None:
@@ -126,11 +152,16 @@ class FileAnswer:
             if end is End.COMPLETE:
                 delivery = await connection.delivered(begin + transfer.total)
                 end, reason = _VERDICTS[delivery]
+            if connection.gone:
+                reason = connection.gone
+                end = End.CLIENT_SILENT if end is End.CLIENT_LEFT else end
         except Exception:
             end, reason = End.SERVER_ERROR, "see the traceback"
             raise
         finally:
             transfer.close(end, reason)
+            if connection and connection.transfer is transfer:
+                connection.transfer = None
 
     async def _send_all(
         self, answer: Answer, transfer: Transfer, send: Send, connection: Connection, begin: int

@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
+from bootserve.watch.liveness import Limits
+
 KEEPALIVE_IDLE = 60
 KEEPALIVE_INTERVAL = 15
 KEEPALIVE_COUNT = 8
@@ -16,7 +18,10 @@ KEEPALIVE_COUNT = 8
 kernel calls an idle peer dead. Probes run only while nothing is unacknowledged (tcp(7)), so they
 cannot act on a transfer that waits for its reader."""
 
-_OPTIONS: tuple[tuple[str, int, int, int], ...] = (
+Option = tuple[str, int, int, int]
+"""A socket option: its name, level, number and value."""
+
+_OPTIONS: tuple[Option, ...] = (
     ("SO_KEEPALIVE", socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     ("TCP_KEEPIDLE", socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
     ("TCP_KEEPINTVL", socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
@@ -48,16 +53,37 @@ def open_listener(family: socket.AddressFamily, host: str, port: int) -> socket.
     return listener
 
 
+def keep_probing(listener: socket.socket, limits: Limits) -> tuple[Option, ...]:
+    """Have idle connections probed often enough for a verdict; return what is set on each.
+
+    Raises:
+        OSError: the socket is no TCP socket, or closed.
+    """
+    # A quarter of the limit is waited, and then there is time for all the probes that it takes.
+    idle = min(max(int(limits.silence / 4), 1), KEEPALIVE_IDLE)
+    interval = min(max(int(limits.silence / 10), 1), KEEPALIVE_INTERVAL)
+    values = {"TCP_KEEPIDLE": idle, "TCP_KEEPINTVL": interval}
+    options = tuple((name, a, b, values.get(name, value)) for name, a, b, value in _OPTIONS)
+    for _, level, option, value in options:
+        listener.setsockopt(level, option, value)
+    return options
+
+
 class _HasOptions(Protocol):
     def getsockopt(self, level: int, option: int, /) -> int: ...
 
 
-def missing_options(sock: _HasOptions) -> list[str]:
+def missing_options(sock: _HasOptions, options: tuple[Option, ...] | None = None) -> list[str]:
     """Return the names of the options that do not hold on an accepted socket.
+
+    Args:
+        options: those that should; default are those of `open_listener`.
 
     Raises:
         OSError: the socket is no TCP socket, or closed.
     """
     return [
-        name for name, level, option, value in _OPTIONS if sock.getsockopt(level, option) != value
+        name
+        for name, level, option, value in options or _OPTIONS
+        if sock.getsockopt(level, option) != value
     ]

@@ -6,8 +6,8 @@ that it relies on: ``connection_made``, ``connection_lost``, ``data_received``, 
 ``timeout_keep_alive_handler``, ``timeout_keep_alive_task``, ``shutdown``, ``server_state``,
 ``_unsupported_upgrade_warning``, ``on_response_complete``, ``flow``, ``pipeline``; and
 of a request's cycle: ``response_started``, ``response_complete``, ``keep_alive``, ``disconnected``,
-``message_event``, and, in `extensions`, ``flow``, ``scope``, ``expected_content_length`` and
-``chunked_encoding``.
+``default_headers``, ``message_event``, and, in `extensions`, ``flow``, ``scope``,
+``expected_content_length`` and ``chunked_encoding``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from bootserve.http.connection import EXTENSION, Connection
+from bootserve.http.door import state_of
 from bootserve.http.extensions import PATH, ZERO_COPY, FileSends
 from bootserve.http.flag import Flag, Flow
 from bootserve.http.listener import missing_options
+from bootserve.watch.liveness import Verdict
 from bootserve.watch.quiet import QuietLog
 
 logger = logging.getLogger("bootserve.http")
 
-HEAD_TIMEOUT = 30.0
 HEAD_LIMIT = 64 * 1024
-"""Seconds that a request's head may take, and bytes that it may go on for after its first segment.
-No transfer is in flight on such a connection."""
+"""Bytes that a request's head may go on for after its first segment."""
 
 _DRAIN_HEAD_TIMEOUT = 2.0
 
@@ -42,6 +42,7 @@ _CHECKED_REQUESTS = 100
 """Requests after which the options of accepted connections are no longer read back."""
 
 _NO_OPTIONS: dict[str, Any] = {}
+_KEPT_ALIVE = (b"connection", b"keep-alive")
 
 _reported: set[str] = set()
 _malformed = QuietLog(logger)
@@ -70,11 +71,14 @@ class BootProtocol(HttpToolsProtocol):
         "_is_deaf",
         "_is_in_head",
         "_running",
+        "_state",
         "connection",
     )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connection = Connection(transport, self.loop)
+        self._state = state_of(self.server_state)
+        self._state.budget.connections += 1
         self._running: RequestResponseCycle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
@@ -87,10 +91,11 @@ class BootProtocol(HttpToolsProtocol):
             # flow.drain() then waits until all is with the kernel, and sendfile may follow.
             transport.set_write_buffer_limits(high=0)
         self.pipeline = _Pipeline()  # type: ignore[assignment]
-        if self._is_draining:
+        if self._state.is_draining:
             # Accepted before the listening sockets were closed, told of it too late.
             self.connection.leave()
         self._await_head()
+        self._state.rest(self, self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connection.connection_lost(exc)
@@ -102,6 +107,10 @@ class BootProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._head_is_over()
+        self._state.wake(self)
+        self._state.budget.connections -= 1
+        # The descriptor is closed at the end of this turn of the loop.
+        self.loop.call_soon(self._state.budget.freed)
 
     def data_received(self, data: bytes) -> None:
         # What comes after our last answer is read, so that its arrival resets nothing, and dropped.
@@ -128,7 +137,7 @@ class BootProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has sent its FIN: close, but not before it has all that we owe it."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.is_answering:
             self.cycle.keep_alive = False
             return True
         if self.connection.waiting():
@@ -138,7 +147,24 @@ class BootProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         self.connection.leave()
-        super().shutdown()
+        if not self._state.has_successor:
+            super().shutdown()
+        elif self.is_answering:
+            self.cycle.keep_alive = False
+        # Else it goes on to its promised end: a request may be on its way.
+
+    @property
+    def is_newcomer(self) -> bool:
+        """Whether no request has come so far."""
+        return self.cycle is None
+
+    @property
+    def is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def look(self, now: float) -> Verdict:
+        """Take a look at the client, see `Connection.look`."""
+        return self.connection.look(now, self._state.limits, is_owed=self.is_answering)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -151,21 +177,32 @@ class BootProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_is_over()
+        self._state.wake(self)
         super().on_headers_complete()
-        if self._is_draining:
+        if self._state.is_draining:
             self.cycle.keep_alive = False
+        elif self.cycle.keep_alive and self._state.keep_alive_header is not None:
+            # RFC 9112, section 9.6, leaves it to us to say how long; clients that are told do not
+            # use a connection at the very moment at which we close it.
+            self.cycle.default_headers = [
+                *self.cycle.default_headers,
+                _KEPT_ALIVE,
+                self._state.keep_alive_header,
+            ]
 
     def on_response_complete(self) -> None:
         # The answer to a HEAD has no body that would take its head along.
         self.connection.uncork()
         super().on_response_complete()
+        if not (self.is_answering or self.pipeline or self.connection.is_closing()):
+            self._state.rest(self, self.loop.time())
 
     def timeout_keep_alive_handler(self) -> None:
         """Idleness begins when the client has everything, not when the kernel took it all."""
         if self.connection.waiting() and not self.connection.is_closing():
             self._arm_keep_alive()
             return
-        super().timeout_keep_alive_handler()
+        self.connection.close_idle()
 
     def _mind_idleness(self) -> None:
         """Any data ends uvicorn's keep-alive timer, even data that begins no request."""
@@ -193,13 +230,11 @@ class BootProtocol(HttpToolsProtocol):
 
     # --- request heads -----------------------------------------------------------------------
 
-    @property
-    def _is_draining(self) -> bool:
-        return getattr(self.server_state, "is_draining", False)
-
     def _await_head(self) -> None:
         if self._head_timer is None:
-            seconds = _DRAIN_HEAD_TIMEOUT if self._is_draining else HEAD_TIMEOUT
+            seconds = self._state.manners.head_timeout
+            if self._state.is_draining and not self._state.has_successor:
+                seconds = min(seconds, _DRAIN_HEAD_TIMEOUT)
             self._head_timer = self.loop.call_later(seconds, self._head_is_late)
 
     def _head_is_over(self) -> None:
@@ -241,7 +276,7 @@ class BootProtocol(HttpToolsProtocol):
             return
         sock = transport.get_extra_info("socket")
         try:
-            names = missing_options(sock)
+            names = missing_options(sock, self._state.options)
         except OSError:
             return
         for name in set(names) - _reported:

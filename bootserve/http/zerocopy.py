@@ -249,6 +249,7 @@ class FilePump:
         try:
             if self._own_file < 0:
                 self._own_file = os.dup(self._file)
+                _own_files.add(self._own_file)
             self._reading = self._loop.run_in_executor(
                 readers, _read, self._own_file, start, end, advised, ahead
             )
@@ -276,8 +277,17 @@ class FilePump:
 
     def _close_own_file(self) -> None:
         if self._own_file >= 0 and self._reading is None:
+            _own_files.discard(self._own_file)
             os.close(self._own_file)
             self._own_file = -1
+
+
+_own_files: Final[set[int]] = set()
+
+
+def own_files() -> int:
+    """Descriptors that reading threads have of their own."""
+    return len(_own_files)
 
 
 _one_byte: Final = [bytearray(1)]

@@ -19,6 +19,7 @@ from bootserve.text import as_word
 from bootserve.tftp.packet import ErrorCode, MalformedPacket, data_header, encode_error, parse
 from bootserve.tftp.session import Action, Finish, ReadSession, Send, SendBlocks
 from bootserve.watch.ledger import End, Transfer
+from bootserve.watch.liveness import SILENT_AFTER, Verdict
 from bootserve.watch.quiet import QuietLog, describe
 
 _DATAGRAMS_PER_TURN = 16
@@ -87,6 +88,12 @@ class Delivery:
     def is_proven(self) -> bool:
         """Whether the client has acknowledged anything: its address is not forged."""
         return self._session.is_proven
+
+    def look(self, now: float) -> None:
+        """Note in the ledger what the client is doing."""
+        is_silent = self._session.silence(now) >= SILENT_AFTER
+        verdict = Verdict.SILENT if is_silent else Verdict.MOVING
+        self._entry.verdict = (Verdict.STARVED if self._is_loading else verdict).value
 
     def take_repeat(self) -> bool:
         """Return whether an identical request is one more of that which this answers."""

@@ -55,6 +55,10 @@ MAX_SESSIONS = 4096
 medium, 256 KiB."""
 
 _DATAGRAMS_PER_TURN = 64
+_FAILURES = 3
+"""Errors of the listening sockets in a row after which the door counts as down."""
+_WATCH_INTERVAL = 5.0
+"""Seconds between two looks at what each client is doing."""
 _LOOKED_AT = 64
 """Transfers that one request may look at to find a place for itself."""
 
@@ -112,6 +116,7 @@ class TftpServer:
         machine: what a client's address is known as.
         patience: seconds that a silent client is waited for, see `ReadSession`.
         max_sessions: transfers at once; more are told that the server is busy.
+        has_room: whether the process has a descriptor for one more.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class TftpServer:
         machine: Callable[[str], str | None],
         patience: float = PATIENCE,
         max_sessions: int = MAX_SESSIONS,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._sockets = tuple(sockets)
         self._open_source = open_source
@@ -130,6 +136,9 @@ class TftpServer:
         self._machine = machine
         self._patience = patience
         self._max_sessions = max_sessions
+        self._has_room = has_room
+        self._is_listening = False
+        self._failures = 0
         self._talks: dict[SocketAddress, _Talk] = {}
         self._unproven: dict[_Talk, None] = {}  # the oldest first; some of them proven meanwhile
         self._opening = 0
@@ -147,6 +156,17 @@ class TftpServer:
         """Transfers in flight, those included whose file is being opened."""
         return len(self._talks)
 
+    @property
+    def problem(self) -> str | None:
+        """What keeps requests from being heard, in a sentence, or ``None``."""
+        if not self._is_listening:
+            return "TFTP: the door is closed"
+        if any(sock.fileno() == -1 for sock in self._sockets):
+            return "TFTP: a listening socket was closed"
+        if self._failures >= _FAILURES:
+            return "TFTP: cannot receive, see the log"
+        return None
+
     def drain(self) -> None:
         """Take no more requests; `serve` returns when the last transfer has ended."""
         self._is_draining = True
@@ -162,15 +182,29 @@ class TftpServer:
                     for sock in self._sockets:
                         sockets.prepare(sock)
                         loop.add_reader(sock, self._receive, sock)
+                    self._is_listening = True
                 task_status.started()
+                watching = anyio.CancelScope()
+                self._tasks.start_soon(self._watch, watching)
                 await self._drained.wait()
+                watching.cancel()
         finally:
             self._stop_listening()
             for talk in list(self._talks.values()):
                 if talk.delivery is not None:
                     talk.delivery.stop(End.SERVER_STOPPED, message="the server was stopped")
 
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        loop = asyncio.get_running_loop()
+        with scope:
+            while True:
+                await anyio.sleep(_WATCH_INTERVAL)
+                for talk in list(self._talks.values()):
+                    if talk.delivery is not None:
+                        talk.delivery.look(loop.time())
+
     def _stop_listening(self) -> None:
+        self._is_listening = False
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             if sock.fileno() != -1:  # their owner may have closed them once we are draining
@@ -187,8 +221,10 @@ class TftpServer:
             except BlockingIOError:
                 return
             except OSError as error:
+                self._failures += 1
                 self._defects.log(logging.WARNING, "TFTP: cannot receive: %s", error)
                 return
+            self._failures = 0
             try:
                 self._take(sock, datagram, peer)
             except Exception as error:
@@ -227,7 +263,8 @@ class TftpServer:
             old.replace()
             self._talks.pop(peer.client, None)
         # Requests that were replaced while their file was being opened still cost something.
-        if max(len(self._talks), self._opening) >= self._max_sessions and not self._make_room():
+        is_full = max(len(self._talks), self._opening) >= self._max_sessions
+        if (is_full or not self._has_room()) and not self._make_room():
             raise _Refusal(ErrorCode.NOT_DEFINED, "server busy, try again", "too many transfers")
         talk = self._talks[peer.client] = _Talk(request)
         self._unproven[talk] = None

@@ -126,6 +126,10 @@ class ReadSession:
             return math.inf
         return min(self._heard + self._patience, self._retransmit_at)
 
+    def silence(self, now: float) -> float:
+        """Seconds for which nothing has been heard that was owed to us: none while we read."""
+        return 0.0 if self._is_sending else now - self._heard
+
     @property
     def acknowledged(self) -> int:
         """Bytes that the client is known to have."""

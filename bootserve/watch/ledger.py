@@ -56,6 +56,8 @@ class Transfer:
     sent: int = 0
     meter: Callable[[], int] | None = None
     details: dict[str, int] = field(default_factory=dict)
+    verdict: str = ""
+    """What the client is doing, in a word, as of the last look; empty before the first."""
 
     @property
     def progress(self) -> int:

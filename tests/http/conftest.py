@@ -13,8 +13,9 @@ import pytest_asyncio
 
 from bootserve.http.app import create_app
 from bootserve.http.listener import open_listener
-from bootserve.service import HttpServer, http_config
+from bootserve.http.server import HttpServer, http_config
 from bootserve.settings import load
+from bootserve.watch.budget import Budget
 from bootserve.watch.ledger import Ledger
 
 DEADLINE = 60
@@ -29,6 +30,7 @@ class Door:
     root: Path
     ledger: Ledger
     server: HttpServer
+    budget: Budget
 
     async def request(
         self, text: str, *, receive_buffer: int | None = None, half_close: bool = False
@@ -90,12 +92,13 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
     settings = load(None, {"assets": {"roots": [tmp_path]}})
     ledger = Ledger()
     started = anyio.Event()
-    app = create_app(settings, ledger=ledger)
-    server = HttpServer(http_config(settings, app), started.set)
+    budget = Budget()
+    app = create_app(settings, ledger=ledger, budget=budget)
+    server = HttpServer(http_config(settings, app), started.set, budget=budget)
     # A fixture's two halves run in different tasks, which no task group may span.
     serving = asyncio.create_task(server.serve([listener]))
     await started.wait()
-    yield Door(listener.getsockname()[1], tmp_path, ledger, server)
+    yield Door(listener.getsockname()[1], tmp_path, ledger, server, budget)
     server.should_exit = True
     server.force_exit = True
     await serving

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from bench.disk import resident_pages
 from bootserve.http.listener import open_listener
-from bootserve.service import HttpServer, http_config
+from bootserve.http.server import HttpServer, http_config
 from bootserve.settings import load
 
 # A hang is the bug that these tests are for: no need to wait as long as for a busy machine.

@@ -135,7 +135,7 @@ SERVER = """
 import asyncio, os, socket, sys
 from bootserve.http.app import create_app
 from bootserve.http.listener import open_listener
-from bootserve.service import HttpServer, http_config
+from bootserve.http.server import HttpServer, http_config
 from bootserve.settings import load
 from bootserve.watch.ledger import Ledger
 from bootserve.http.zerocopy import _PROBE_STEP

@@ -59,7 +59,8 @@ ATTRIBUTES = [
 ]
 
 CYCLE_ATTRIBUTES = [
-    *("chunked_encoding", "disconnected", "expected_content_length", "flow", "keep_alive"),
+    *("chunked_encoding", "default_headers", "disconnected", "expected_content_length"),
+    *("flow", "keep_alive"),
     *("message_event", "response_complete", "response_started", "scope"),
 ]
 
@@ -180,12 +181,13 @@ def test_uvicorns_log_line_of_a_malformed_request_is_the_one_that_we_replace() -
     assert '"Invalid HTTP request received."' in source, f"{CHANGED}: what it logs"
 
 
-def test_uvicorns_server_can_be_told_that_it_drains() -> None:
-    state = ServerState()
-    state.is_draining = True  # type: ignore[attr-defined]
-    assert {"connections", "tasks"} <= vars(state).keys(), f"{CHANGED}: ServerState"
+def test_uvicorns_server_works_with_a_state_of_ours() -> None:
+    assert {"connections", "tasks", "total_requests"} <= vars(ServerState()).keys(), (
+        f"{CHANGED}: ServerState"
+    )
     assert parameters(Server.shutdown) == ["sockets"], f"{CHANGED}: Server.shutdown()"
     assert parameters(Server.startup) == ["sockets"], f"{CHANGED}: Server.startup()"
+    assert parameters(Server.serve) == ["sockets"], f"{CHANGED}: Server.serve()"
 
 
 # --- CPython ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from bootserve.http import protocol
+from bootserve.http.door import Manners
 from tests.http.conftest import DEADLINE, Door, eventually, read_response, read_to_end
 
 BIG = os.urandom(1 << 20) * 24
@@ -269,19 +270,17 @@ async def test_a_request_head_without_an_end_is_refused(door: Door) -> None:
 
 
 @pytest.mark.parametrize("begun", ["", "G", "GET / HTTP/1.1\nHost: x\n", GET + "GET /"])
-async def test_a_connection_that_owes_a_request_is_closed_in_time(
-    door: Door, monkeypatch: pytest.MonkeyPatch, begun: str
-) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.2)
+async def test_a_connection_that_owes_a_request_is_closed_in_time(door: Door, begun: str) -> None:
+    door.server.state.manners = Manners(head_timeout=0.2)
     with await door.request(begun) as client:
         data = await read_to_end(client)
     assert data == b"" or data.endswith(BIG)
 
 
 async def test_no_head_deadline_runs_while_an_answer_is_read_slowly(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: Door,
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    door.server.state.manners = Manners(head_timeout=0.1)
     with await door.request(GET, receive_buffer=4096) as client:
         await eventually(lambda: queued_here(client) > 0)
         await anyio.sleep(0.5)
@@ -293,7 +292,7 @@ async def test_who_comes_when_the_door_is_closing_holds_nothing_up(
 ) -> None:
     """A connection may be accepted before, and be made after, the others were told to end."""
     monkeypatch.setattr(protocol, "_DRAIN_HEAD_TIMEOUT", 0.2)
-    door.server.server_state.is_draining = True  # type: ignore[attr-defined]
+    door.server.state.is_draining = True
     with await door.request("") as silent:
         assert await read_to_end(silent) == b""
     with await door.request(GET) as client:

@@ -13,6 +13,7 @@ from bootserve.catalog.assets import READ_SIZE, AssetForbidden, Assets, Source
 from bootserve.tftp.netascii import NetasciiRefused, NetasciiTexts, encode
 from bootserve.tftp.packet import Error, ErrorCode, parse
 from bootserve.tftp.server import TftpRequestInfo
+from tests.http.conftest import eventually
 
 from .harness import Body, RawClient, Shelf, serving
 
@@ -616,3 +617,40 @@ async def test_the_memory_for_netascii_is_bounded_and_given_back() -> None:
     with pytest.raises(NetasciiRefused):
         await texts.convert(Body("e", b"x"))
     assert [source.size for source in held] == [5, 5, 5]
+
+
+# --- what operators are told -----------------------------------------------------------------
+
+
+async def test_without_a_descriptor_to_spare_clients_are_told_to_come_again() -> None:
+    has_room = False
+    async with serving(Shelf(file=b"body"), has_room=lambda: has_room) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("file")
+            assert error(await client.receive()).message.startswith("server busy")
+            has_room = True
+            assert await client.fetch("file") == b"body"
+
+
+async def test_a_client_of_which_nothing_is_heard_is_called_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bootserve.tftp.server._WATCH_INTERVAL", 0.01)
+    monkeypatch.setattr("bootserve.tftp.delivery.SILENT_AFTER", 0.1)
+    async with serving(Shelf(large=LARGE)) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large", "blksize", "1428")
+            await client.receive()
+            [transfer] = running.ledger.live
+            await eventually(lambda: transfer.verdict == "silent")
+            client.ack(0)
+            block = await client.receive()
+            await eventually(lambda: transfer.verdict == "moving")
+            assert await client.rest(block, blksize=1428) == LARGE
+
+
+async def test_a_door_that_does_not_hear_is_a_problem() -> None:
+    async with serving(Shelf(file=b"body")) as running:
+        assert running.server.problem is None
+        running.server.drain()
+        assert running.server.problem == "TFTP: the door is closed"

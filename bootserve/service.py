@@ -33,8 +33,9 @@ from bootserve.sockets import ListenError, OpenSocket, open_endpoint
 from bootserve.tftp.server import TftpRequestInfo, TftpServer, open_socket
 from bootserve.watch.budget import Budget
 from bootserve.watch.health import Health
-from bootserve.watch.ledger import Ledger
+from bootserve.watch.ledger import Ledger, Transfer
 from bootserve.watch.quiet import QuietLog
+from bootserve.watch.restarts import Restarts
 
 logger = logging.getLogger("bootserve.service")
 
@@ -122,6 +123,20 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
+def watched_ledger(settings: Settings, catalog: Catalog) -> Ledger:
+    """A ledger that reports restart loops and, as the settings have it, moves those in them."""
+
+    def remedy(transfer: Transfer, name: str) -> str:
+        if transfer.protocol != "HTTP":
+            return ""  # lanes are for HTTP
+        if not settings.lanes.auto_lane:
+            return "; set `pace` and `window` for this machine, or lanes.auto_lane = true"
+        is_news = catalog.lanes.slow_down(name)
+        return f" ({'moved to' if is_news else 'already in'} the slow lane: {catalog.lanes.slow})"
+
+    return Ledger(observer=Restarts(remedy))
+
+
 class Service:
     """One serving process. Owns the doors' sockets from the moment it is made.
 
@@ -135,7 +150,7 @@ class Service:
         self._settings = settings
         self._doors = doors
         self._catalog = Catalog(settings)
-        self._ledger = Ledger()
+        self._ledger = watched_ledger(settings, self._catalog)
         self._was_cut = False
         limit = _raised_descriptor_limit()
         self._budget = Budget(limit, _open_descriptors() + _OWN_DESCRIPTORS)

@@ -31,11 +31,15 @@ from pydantic_settings import (
 )
 
 from bootserve.catalog.entries import Machine, Profile, Section
+from bootserve.catalog.limits import OFF, Pace, Window, parse_pace, parse_window
 from bootserve.catalog.model import ProfileName, ServerUrl
 from bootserve.config_errors import ENV_PREFIX, ConfigError, did_you_mean, explain
 from bootserve.endpoint import Endpoint
 
 CONFIG_VARIABLE = "BOOTSERVE_CONFIG"
+
+DEFAULT_WINDOW = OFF
+"""Bytes on their way to each HTTP client at once, where nothing else is set."""
 
 
 def _split(value: object) -> object:
@@ -82,6 +86,10 @@ class HttpSettings(Section):
     """Seconds without a single ACK after which a client is given up, if it has answered none of
     several probes either. Slow and paused clients acknowledge, however long they take."""
 
+    pace: Pace = OFF
+    window: Window = DEFAULT_WINDOW
+    """The lane of everybody for whom nothing more specific is set, see `catalog.lanes`."""
+
 
 class TftpSettings(Section):
     listen: Listen = (Endpoint.parse("*:6969"), Endpoint.parse("*:69?"))
@@ -119,6 +127,34 @@ class BootSettings(Section):
     """How often a script tries each download; the pause doubles from 1 s up to 64 s."""
 
 
+class AgentSettings(Section):
+    """The lane of clients by what they call themselves."""
+
+    user_agent: Annotated[str, Field(min_length=1, max_length=200)]
+    """A glob (``iPXE/1.0.0*``), compared without regard to case."""
+
+    pace: Pace | None = None
+    window: Window | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.pace is None and self.window is None:
+            raise ValueError('sets nothing: give it a `pace`, like "10Mbit/s", or a `window`')
+        return self
+
+
+class LaneSettings(Section):
+    auto_lane: bool = False
+    """Move a machine that is in a restart loop to the slow lane."""
+
+    pace: Pace = parse_pace("10Mbit/s")
+    window: Window = parse_window("64KiB")
+    """The slow lane."""
+
+    agents: tuple[AgentSettings, ...] = ()
+    """The first that matches a client counts."""
+
+
 class LogSettings(Section):
     level: Literal["info", "warning", "error"] = "info"
 
@@ -140,6 +176,7 @@ class Settings(BaseSettings):
     assets: AssetSettings = AssetSettings()
     ipxe: IpxeSettings = IpxeSettings()
     boot: BootSettings = BootSettings()
+    lanes: LaneSettings = LaneSettings()
     log: LogSettings = LogSettings()
     profiles: dict[ProfileName, Profile] = {}
     machines: tuple[Machine, ...] = ()
@@ -219,10 +256,9 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
 
 def _refuse_whole_sections() -> None:
     for name in os.environ:
-        if re.match(rf"{ENV_PREFIX}(PROFILES|MACHINES)_", name.upper()):
-            raise ConfigError(
-                [f"{name}: profiles and machines are set in the TOML file, not in the environment"]
-            )
+        if re.match(rf"{ENV_PREFIX}((PROFILES|MACHINES)_|LANES_AGENTS$)", name.upper()):
+            what = "lanes by User-Agent" if "LANES" in name.upper() else "profiles and machines"
+            raise ConfigError([f"{name}: {what} are set in the TOML file, not in the environment"])
         section = name.upper().removeprefix(ENV_PREFIX).lower()
         if name.upper().startswith(ENV_PREFIX) and section in Settings.model_fields:
             raise ConfigError(
@@ -274,6 +310,8 @@ def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
         return list(Profile.model_fields)
     if loc[0] == "machines":
         return list(Machine.model_fields)
+    if loc[:2] == ("lanes", "agents"):
+        return list(AgentSettings.model_fields)
     field = Settings.model_fields.get(str(loc[0]))
     section = field.annotation if field else None
     return (

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bootserve.settings import load
+
 _ROOT = Path(__file__).parent.parent
 
 
@@ -16,3 +18,12 @@ def test_the_readmes_tables_are_those_of_the_bench(heading: str) -> None:
     shown = (_ROOT / "README.md").read_text().splitlines()
     assert rows
     assert [row for row in rows if row not in shown] == []
+
+
+def test_the_readmes_configuration_is_one(tmp_path: Path) -> None:
+    text = (_ROOT / "README.md").read_text().split("```toml\n")[1].split("```")[0]
+    config = tmp_path / "bootserve.toml"
+    config.write_text(text)
+    settings = load(config)
+    assert settings.profiles
+    assert settings.lanes.agents

@@ -220,3 +220,45 @@ def test_no_variable_of_ours_is_called_unknown() -> None:
     }
     names = [f"BOOTSERVE_{section}_{key}" for section in sections for key in sections[section]]
     assert unknown_variables(dict.fromkeys(names, "")) == []
+
+
+def test_lanes_from_the_file_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _write(
+        tmp_path / "c.toml",
+        """
+        [http]
+        window = 262144
+        [lanes]
+        window = "32 KiB"
+        [[lanes.agents]]
+        user_agent = "iPXE/1.0.0*"
+        pace = "1MB/s"
+        [profiles.p]
+        script = "#!ipxe"
+        pace = "1Gbit/s"
+        [[machines]]
+        mac = "525400123456"
+        profile = "p"
+        window = "off"
+        """,
+    )
+    monkeypatch.setenv("BOOTSERVE_HTTP_PACE", "10Gbit/s")
+    monkeypatch.setenv("BOOTSERVE_LANES_AUTO_LANE", "true")
+    settings = load(config)
+    assert (settings.http.pace, settings.http.window) == (1_250_000_000, 262_144)
+    assert settings.lanes.auto_lane
+    assert (settings.lanes.pace, settings.lanes.window) == (1_250_000, 32_768)
+    [agent] = settings.lanes.agents
+    assert (agent.user_agent, agent.pace, agent.window) == ("iPXE/1.0.0*", 1_000_000, None)
+    profile, [machine] = settings.profiles["p"], settings.machines
+    assert (profile.pace, profile.window) == (125_000_000, None)
+    assert (machine.pace, machine.window) == (None, 0)
+
+
+def test_nobody_is_held_to_a_lane_by_default() -> None:
+    settings = load(None)
+    assert (settings.http.pace, settings.http.window) == (0, 0)
+    assert not settings.lanes.auto_lane
+    assert (settings.lanes.pace, settings.lanes.window) == (1_250_000, 65_536)

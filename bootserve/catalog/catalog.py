@@ -8,6 +8,7 @@ from bootserve.catalog import binaries
 from bootserve.catalog.assets import AssetNotFound, Assets, Source, Text
 from bootserve.catalog.discovery import Discovery
 from bootserve.catalog.ipxe import ScriptWriter
+from bootserve.catalog.lanes import Lanes
 from bootserve.catalog.machines import Sightings
 from bootserve.catalog.opening import split_name
 from bootserve.catalog.profiles import discover
@@ -27,6 +28,12 @@ class Catalog:
         self.discovery = Discovery(look)
         self.scripts = ScriptWriter(settings, look)
         self.sightings = Sightings()
+        self.lanes = Lanes(
+            default=settings.http,
+            slow=settings.lanes,
+            profiles=settings.profiles,
+            agents=settings.lanes.agents,
+        )
 
     async def open(self, name: str, url: str) -> Source:
         """Open what a client calls ``name``, an asset or the entry script.

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bootserve.catalog.limits import Pace, Window
 from bootserve.catalog.model import (
     Arch,
     CommandLine,
@@ -37,6 +38,9 @@ class Profile(Section):
     initrds: OneOrMany[str] | dict[Arch, OneOrMany[str]] = ()
     cmdline: CommandLine | dict[Arch, CommandLine] = ""
     script: str | None = None
+    pace: Pace | None = None
+    window: Window | None = None
+    """The lane of machines that boot this, see `catalog.lanes`."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -83,6 +87,10 @@ class Machine(Section):
     profile: ProfileName
     cmdline: CommandLine = ""
     """Appended to the profile's command line."""
+
+    pace: Pace | None = None
+    window: Window | None = None
+    """The machine's lane, see `catalog.lanes`."""
 
     @model_validator(mode="after")
     def _someone(self) -> Self:

@@ -28,7 +28,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bootserve.catalog.entries import Machine, Profile
-from bootserve.catalog.machines import Identity, Machines
+from bootserve.catalog.machines import Identity, Machines, Sighting
 from bootserve.catalog.memo import Memo
 from bootserve.catalog.model import Arch, parse_server_url
 from bootserve.catalog.profiles import Found, Kernel, kernels
@@ -133,6 +133,12 @@ class ScriptWriter:
     def reads_disk(self) -> bool:
         """Whether scripts depend on what the asset roots hold, so that making one takes a disk."""
         return not self._settings.profiles
+
+    def sight(self, identity: Identity) -> Sighting:
+        """Which entry and which profile this machine's script will be made of."""
+        machine = self._machines.find(identity)
+        profile = machine.profile if machine else self._settings.boot.default
+        return Sighting(identity.label, machine, profile)
 
     def entry(self, url: str) -> str:
         """The entry script, which sends a machine on to its own."""

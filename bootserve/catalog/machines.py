@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bootserve.catalog.entries import Machine
 from bootserve.catalog.model import (
@@ -91,6 +91,15 @@ class Machines:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """Who asked for a script: its `Identity.label`, its entry, and the profile that it boots."""
+
+    label: str | None
+    machine: Machine | None = None
+    profile: str | None = None
+
+
 class Sightings:
     """Which machine was last seen at which address, so that a download by address gets a name.
 
@@ -99,13 +108,25 @@ class Sightings:
 
     def __init__(self, capacity: int = 65536) -> None:
         self._capacity = capacity
-        self._labels: OrderedDict[str, str] = OrderedDict()
+        self._seen: OrderedDict[str, Sighting] = OrderedDict()
 
-    def note(self, address: str, label: str) -> None:
-        self._labels[address] = label
-        self._labels.move_to_end(address)
-        if len(self._labels) > self._capacity:
-            self._labels.popitem(last=False)
+    def note(self, address: str, sighting: Sighting) -> None:
+        self._seen[address] = sighting
+        self._seen.move_to_end(address)
+        if len(self._seen) > self._capacity:
+            self._seen.popitem(last=False)
+
+    def note_profile(self, address: str, profile: str) -> None:
+        """Whoever is at this address has chosen another profile from a menu."""
+        known = self._seen.get(address)
+        if known is None:
+            self.note(address, Sighting(None, None, profile))
+        elif known.profile != profile:
+            self.note(address, replace(known, profile=profile))
+
+    def at(self, address: str) -> Sighting | None:
+        return self._seen.get(address)
 
     def label(self, address: str) -> str | None:
-        return self._labels.get(address)
+        seen = self._seen.get(address)
+        return None if seen is None else seen.label

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound, AssetUnavailable
 from bootserve.catalog.catalog import AUTOEXEC, Catalog
 from bootserve.catalog.ipxe import checked_url
-from bootserve.catalog.machines import Identity, identify
+from bootserve.catalog.machines import Identity, Sighting, identify
 from bootserve.catalog.memo import Memo
 from bootserve.catalog.profiles import Found
 from bootserve.http.files import FileAnswer, client_host, header
@@ -43,6 +43,8 @@ _OVERHEAD = 1024
 
 _LONGEST_URL = 300
 """A host name has 255 characters at most (RFC 1035, section 2.3.4)."""
+
+_Asker = tuple[Identity, Sighting, tuple[str, str, str, str]]
 
 _SLASHES = re.compile("/{2,}")
 _SIGNED_BYTE = re.compile(rb"%FFFFFF([89A-F][0-9A-F])")
@@ -132,12 +134,14 @@ class _Routes:
         self._health = health
         self._urls = Memo[str, bool](_REMEMBERED)
         self._answers = Memo[str, _Script](_REMEMBERED_BYTES, lambda script: script.weight)
-        self._askers = Memo[bytes, tuple[Identity, tuple[str, str, str, str]]](_REMEMBERED)
+        self._askers = Memo[bytes, _Asker](_REMEMBERED)
 
     def entry(self, scope: Scope) -> ASGIApp:
         """The entry script, the one URL that a DHCP server has to name."""
         url = self._url(scope)
-        logger.info("HTTP %s gets the entry script", printable(client_host(scope)))
+        client = client_host(scope)
+        self._ledger.boots(client)
+        logger.info("HTTP %s gets the entry script", printable(client))
         return self._script(self._catalog.scripts.entry(url))
 
     async def machine(self, scope: Scope) -> ASGIApp:
@@ -145,13 +149,13 @@ class _Routes:
         url = self._url(scope)
         query = scope["query_string"]
         if len(query) <= _LONG_QUERY:
-            identity, words = self._askers.get(query, lambda: _asker(query))
+            identity, sighting, words = self._askers.get(query, lambda: self._asker(query))
         else:
-            identity, words = _asker(query)
+            identity, sighting, words = self._asker(query)
         client = client_host(scope)
-        label = identity.label
-        if label:
-            self._catalog.sightings.note(client, label)
+        if sighting.label or sighting.profile:
+            self._catalog.sightings.note(client, sighting)
+        self._ledger.boots(sighting.label or client)
         try:
             text, what = self._catalog.scripts.machine(url, identity, await self._found())
         except AssetUnavailable as error:
@@ -177,6 +181,8 @@ class _Routes:
             return self._try_again(client, error)
         text = self._catalog.scripts.profile(self._url(scope), name, found)
         logger.info("HTTP %s gets the script of profile %s", printable(client), as_word(name))
+        if text is not None and name in self._settings.profiles:
+            self._catalog.sightings.note_profile(client, name)
         if text is None:
             return _not_found(f"there is no profile {printable(name)!r}")
         return self._script(text)
@@ -197,12 +203,11 @@ class _Routes:
             _refusals.log(logging.WARNING, "HTTP %s %s: refused, %s", who, what, error.reason)
             return PlainTextResponse("this file may not be read\n", 403)
         if not isinstance(source, Asset):
+            self._ledger.boots(client)
             logger.info("HTTP %s gets the entry script, as %s", printable(client), as_word(name))
             return self._script((await source.read(0, source.size)).decode())
-        label = self._catalog.sightings.label(client)
-        return FileAnswer(
-            source, self._ledger, label, self._budget, partial(self._queue, client, source.name)
-        )
+        refusal = partial(self._queue, client, source.name)
+        return FileAnswer(source, self._ledger, self._catalog, self._budget, refusal)
 
     def health(self, *, is_ready: bool) -> ASGIApp:
         """What a monitor asks, from memory alone."""
@@ -225,6 +230,18 @@ class _Routes:
         )
         headers = {"retry-after": str(self._budget.refuse())}
         return PlainTextResponse("the server cannot open this file now, try again\n", 503, headers)
+
+    def _asker(self, query: bytes) -> _Asker:
+        """Return who asks, and the words of a log line about it."""
+        said = _first(query)
+        identity, complaints = identify(said)
+        words = (
+            as_word(identity.label) if identity.label else "unknown machine",
+            as_word(said.get("buildarch", "?")),
+            as_word(said.get("platform", "?")),
+            "".join(f"; ignored {as_word(complaint)}" for complaint in complaints),
+        )
+        return identity, self._catalog.scripts.sight(identity), words
 
     def _script(self, text: str) -> ASGIApp:
         return self._answers.get(text, lambda: _Script(text))
@@ -277,18 +294,6 @@ def _is_url(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _asker(query: bytes) -> tuple[Identity, tuple[str, str, str, str]]:
-    """Return who asks, and the words of a log line about it."""
-    said = _first(query)
-    identity, complaints = identify(said)
-    return identity, (
-        as_word(identity.label) if identity.label else "unknown machine",
-        as_word(said.get("buildarch", "?")),
-        as_word(said.get("platform", "?")),
-        "".join(f"; ignored {as_word(complaint)}" for complaint in complaints),
-    )
 
 
 def _first(query: bytes) -> dict[str, str]:

@@ -16,8 +16,10 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Any, Final
 
+from bootserve.catalog.lanes import UNLIMITED, Lane
+from bootserve.http import lane
 from bootserve.http.flag import Flag
-from bootserve.http.zerocopy import FilePump
+from bootserve.http.zerocopy import BURST, FilePump
 from bootserve.tcp import (
     NOTHING_KNOWN,
     TcpFacts,
@@ -77,6 +79,7 @@ class Connection(asyncio.Transport):
         "_has_timed_out",
         "_is_leaving",
         "_is_unwatched",
+        "_lane",
         "_linger",
         "_loop",
         "_lost",
@@ -108,6 +111,7 @@ class Connection(asyncio.Transport):
         """What is on its way now, if it is in the ledger."""
         self.gone = ""
         """Why we have given the client up, if we have."""
+        self._lane = UNLIMITED
 
     # --- facts -------------------------------------------------------------------------------
 
@@ -251,6 +255,19 @@ class Connection(asyncio.Transport):
                 watch_over(self._socket, limits.probe_interval)
             self._is_unwatched = is_endless
 
+    # --- lanes -------------------------------------------------------------------------------
+
+    @property
+    def window(self) -> int | None:
+        """Bytes that may be on their way at once, if the lane says so."""
+        return self._lane.window
+
+    def set_lane(self, wanted: Lane) -> None:
+        """Hold all that is sent from now on to this lane; to be called between two answers."""
+        if wanted is not self._lane and self._socket is not None and not self.is_lost:
+            lane.apply(self._socket, wanted, self._lane)
+            self._lane = wanted
+
     # --- heads -------------------------------------------------------------------------------
 
     def cork(self) -> None:
@@ -289,7 +306,14 @@ class Connection(asyncio.Transport):
         if self.is_closing() or self.is_lost:
             return 0
         assert self._socket is not None
-        self._pump = FilePump(self._loop, self._socket.fileno(), file, offset, count)
+        self._pump = FilePump(
+            self._loop,
+            self._socket.fileno(),
+            file,
+            offset,
+            count,
+            burst=lane.burst(self._lane, BURST),
+        )
         pump = self._pump
         try:
             return await pump.run()

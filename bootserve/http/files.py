@@ -10,6 +10,7 @@ import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bootserve.catalog.assets import READ_SIZE, REPLACE_BY_RENAMING, Asset
+from bootserve.catalog.catalog import Catalog
 from bootserve.http.connection import EXTENSION, Connection, Delivery
 from bootserve.http.extensions import ZERO_COPY
 from bootserve.http.preconditions import CONDITIONS, Answer, Validators, evaluate
@@ -56,19 +57,19 @@ class FileAnswer:
         refusal: makes the answer if it may not.
     """
 
-    __slots__ = ("_asset", "_budget", "_ledger", "_machine", "_refusal")
+    __slots__ = ("_asset", "_budget", "_catalog", "_ledger", "_refusal")
 
     def __init__(
         self,
         asset: Asset,
         ledger: Ledger,
-        machine: str | None,
+        catalog: Catalog,
         budget: Budget,
         refusal: Callable[[], ASGIApp],
     ) -> None:
         self._asset = asset
         self._ledger = ledger
-        self._machine = machine
+        self._catalog = catalog
         self._budget = budget
         self._refusal = refusal
 
@@ -125,17 +126,24 @@ class FileAnswer:
         }
 
     async def _body(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+        client = client_host(scope)
+        seen = self._catalog.sightings.at(client)
         transfer = self._ledger.open(
             protocol="HTTP",
-            client=client_host(scope),
-            machine=self._machine,
+            client=client,
+            machine=seen.label if seen else None,
             name=_describe(self._asset.name, answer),
             total=answer.length,
+            from_zero=answer.start == 0,
         )
         extensions = scope.get("extensions") or {}
         connection: Connection | None = extensions.get(EXTENSION, {}).get("connection")
         begin = connection.position() if connection else 0
         if connection:
+            # Not before the ledger knows: this may be the request that changes the lane.
+            lanes = self._catalog.lanes
+            agent = header(scope, b"user-agent") if lanes.minds_agents else None
+            connection.set_lane(lanes.choose(seen, client, agent))
             transfer.meter = _Meter(connection, begin, answer.length)
             connection.transfer = transfer
         end, reason = End.SERVER_STOPPED, ""
@@ -167,7 +175,8 @@ class FileAnswer:
         self, answer: Answer, transfer: Transfer, send: Send, connection: Connection, begin: int
     ) -> tuple[End, str]:
         start, count = answer.start, answer.length - _HOLD_BACK
-        if count > _SMALL:
+        small = _SMALL if connection.window is None else min(_SMALL, connection.window // 2)
+        if count > small:
             try:
                 await send(
                     {

@@ -64,10 +64,12 @@ class FilePump:
         sock: descriptor of the socket; the loop's transport on it must have nothing to write, and
             be given nothing, until `run` is over.
         file: descriptor of the file, open until `run` is over.
+        burst: bytes at most each time that the socket has room.
     """
 
     __slots__ = (
         "_advised",
+        "_burst",
         "_end",
         "_file",
         "_future",
@@ -91,8 +93,11 @@ class FilePump:
         file: int,
         offset: int,
         count: int,
+        *,
+        burst: int = BURST,
     ) -> None:
         self._loop = loop
+        self._burst = burst
         self._sock = sock
         self._file = file
         self._start = self._offset = self._known = self._advised = offset
@@ -153,7 +158,7 @@ class FilePump:
         try:
             if not self._know():
                 return 0
-            size = min(self._known - self._offset, BURST)
+            size = min(self._known - self._offset, self._burst)
             sent = os.sendfile(self._sock, self._file, self._offset, size)
         except (BlockingIOError, InterruptedError):
             self._listen(True)

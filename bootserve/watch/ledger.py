@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from bootserve.text import as_word, printable
 
@@ -37,6 +38,11 @@ class End(StrEnum):
         """Whether a healthy machine ends transfers like this (probing, asking again)."""
         return self in (End.COMPLETE, End.UNCONFIRMED, End.OPTIONS_REFUSED, End.REPLACED)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was this server, or its disk, that broke the transfer off."""
+        return self in (End.FILE_ERROR, End.FILE_CHANGED, End.SERVER_ERROR, End.SERVER_STOPPED)
+
 
 @dataclass(slots=True, eq=False)
 class Transfer:
@@ -59,6 +65,9 @@ class Transfer:
     verdict: str = ""
     """What the client is doing, in a word, as of the last look; empty before the first."""
 
+    from_zero: bool = True
+    """Whether this answer begins with the file's first byte."""
+
     @property
     def progress(self) -> int:
         """Bytes that the client has got, as precisely as the door can tell."""
@@ -69,15 +78,31 @@ class Transfer:
         self.ledger._close(self, end, reason)
 
 
+class Observer(Protocol):
+    """Is told what happens, in its order; times are the ledger's."""
+
+    def began(self, transfer: Transfer) -> None: ...
+
+    def ended(self, transfer: Transfer, end: End) -> None:
+        """``transfer.sent`` is final."""
+
+    def boots(self, name: str, now: float) -> None:
+        """The machine of this label, or at this address, has asked for its script."""
+
+
 class Ledger:
     """The transfers in flight. One for the whole process.
 
     Args:
         clock: monotonic seconds.
+        observer: is told of beginnings and ends.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, observer: Observer | None = None
+    ) -> None:
         self._clock = clock
+        self._observer = observer
         self._live: set[Transfer] = set()
 
     @property
@@ -86,18 +111,40 @@ class Ledger:
         return frozenset(self._live)
 
     def open(
-        self, *, protocol: str, client: str, machine: str | None, name: str, total: int
+        self,
+        *,
+        protocol: str,
+        client: str,
+        machine: str | None,
+        name: str,
+        total: int,
+        from_zero: bool = True,
     ) -> Transfer:
         """Start an entry. ``client`` is an address, ``machine`` what we know it as, if we do."""
-        transfer = Transfer(self, protocol, client, machine, name, total, self._clock())
+        transfer = Transfer(
+            self, protocol, client, machine, name, total, self._clock(), from_zero=from_zero
+        )
         self._live.add(transfer)
+        if self._observer is not None:
+            self._observer.began(transfer)
         return transfer
+
+    def boots(self, name: str) -> None:
+        """A machine asks for its script: it has been started anew.
+
+        Args:
+            name: its label or, only if it has none, its address.
+        """
+        if self._observer is not None:
+            self._observer.boots(name, self._clock())
 
     def _close(self, transfer: Transfer, end: End, reason: str) -> None:
         if transfer not in self._live:
             return
         self._live.remove(transfer)
         transfer.sent, transfer.meter = transfer.progress, None
+        if self._observer is not None:
+            self._observer.ended(transfer, end)
         who = printable(transfer.client)
         if transfer.machine:
             who += f" ({as_word(transfer.machine)})"

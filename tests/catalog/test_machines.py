@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bootserve.catalog.machines import Identity, Machines, Sightings, identify
+from bootserve.catalog.machines import Identity, Machines, Sighting, Sightings, identify
 from bootserve.settings import load
 
 _MAC = "52:54:00:12:34:56"
@@ -134,10 +134,21 @@ def test_a_value_of_one_kind_is_none_of_another() -> None:
 
 def test_sightings_forget_the_address_not_seen_for_longest() -> None:
     sightings = Sightings(capacity=2)
-    sightings.note("192.0.2.1", "one")
-    sightings.note("192.0.2.2", "two")
-    sightings.note("192.0.2.1", "one again")
-    sightings.note("192.0.2.3", "three")
+    sightings.note("192.0.2.1", Sighting("one"))
+    sightings.note("192.0.2.2", Sighting("two"))
+    sightings.note("192.0.2.1", Sighting("one again"))
+    sightings.note("192.0.2.3", Sighting("three"))
     assert sightings.label("192.0.2.1") == "one again"
     assert sightings.label("192.0.2.2") is None
     assert sightings.label("192.0.2.3") == "three"
+
+
+def test_a_profile_chosen_from_a_menu_is_remembered_beside_what_is_known() -> None:
+    sightings = Sightings()
+    sightings.note("192.0.2.1", Sighting("one", None, "rescue"))
+    sightings.note_profile("192.0.2.1", "installer")
+    sightings.note_profile("192.0.2.2", "installer")
+    assert sightings.at("192.0.2.1") == Sighting("one", None, "installer")
+    assert sightings.at("192.0.2.2") == Sighting(None, None, "installer")
+    assert sightings.label("192.0.2.2") is None
+    assert sightings.at("192.0.2.3") is None

@@ -120,9 +120,10 @@ async def serving(
     *,
     host: str | None = "127.0.0.1",
     family: socket.AddressFamily = socket.AF_INET,
+    ledger: Ledger | None = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    ledger = Ledger()
+    ledger = ledger or Ledger()
     with open_socket(family, host, 0) as sock, anyio.fail_after(DEADLINE):
         server = TftpServer(
             [sock], open_source=opener, ledger=ledger, machine=lambda client: None, **settings

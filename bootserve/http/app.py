@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound, AssetUnavailable
 from bootserve.catalog.catalog import AUTOEXEC, Catalog
 from bootserve.catalog.ipxe import checked_url
+from bootserve.catalog.lanes import name_of
 from bootserve.catalog.machines import Identity, Sighting, identify
 from bootserve.catalog.memo import Memo
 from bootserve.catalog.profiles import Found
@@ -140,7 +141,7 @@ class _Routes:
         """The entry script, the one URL that a DHCP server has to name."""
         url = self._url(scope)
         client = client_host(scope)
-        self._ledger.boots(client)
+        self._boots(client)
         logger.info("HTTP %s gets the entry script", printable(client))
         return self._script(self._catalog.scripts.entry(url))
 
@@ -153,9 +154,13 @@ class _Routes:
         else:
             identity, sighting, words = self._asker(query)
         client = client_host(scope)
-        if sighting.label or sighting.profile:
+        if sighting.label:
             self._catalog.sightings.note(client, sighting)
-        self._ledger.boots(sighting.label or client)
+            self._ledger.boots(sighting.label)
+        else:
+            if sighting.profile:
+                self._catalog.sightings.note_profile(client, sighting.profile)
+            self._boots(client)
         try:
             text, what = self._catalog.scripts.machine(url, identity, await self._found())
         except AssetUnavailable as error:
@@ -203,7 +208,7 @@ class _Routes:
             _refusals.log(logging.WARNING, "HTTP %s %s: refused, %s", who, what, error.reason)
             return PlainTextResponse("this file may not be read\n", 403)
         if not isinstance(source, Asset):
-            self._ledger.boots(client)
+            self._boots(client)
             logger.info("HTTP %s gets the entry script, as %s", printable(client), as_word(name))
             return self._script((await source.read(0, source.size)).decode())
         refusal = partial(self._queue, client, source.name)
@@ -245,6 +250,10 @@ class _Routes:
 
     def _script(self, text: str) -> ASGIApp:
         return self._answers.get(text, lambda: _Script(text))
+
+    def _boots(self, client: str) -> None:
+        """Whoever is at this address has been started anew."""
+        self._ledger.boots(name_of(self._catalog.sightings.at(client), client))
 
     async def _found(self) -> Sequence[Found]:
         if self._catalog.scripts.reads_disk:

@@ -484,10 +484,13 @@ async def test_a_complete_file_or_a_new_boot_is_no_loop(
     assert loops(caplog) == []
 
 
-async def test_a_new_boot_is_no_loop_for_a_machine_without_a_name_either(
-    root: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_new_boot_is_no_loop_for_a_machine_that_does_not_say_its_name_either(
+    root: Path, caplog: pytest.LogCaptureFixture, is_known: bool
 ) -> None:
     async with serving(root) as door:
+        if is_known:
+            await introduce(door, LOCALHOST, MAC)
         for path in ("/boot.ipxe", "/autoexec.ipxe", "/machine.ipxe"):
             for _ in range(2):
                 await break_off(door, LOCALHOST, 100_000)

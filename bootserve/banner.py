@@ -17,8 +17,8 @@ from bootserve.catalog.catalog import Catalog
 from bootserve.catalog.profiles import discover
 from bootserve.catalog.roots import root_problem
 from bootserve.dhcp_config import BootFiles, DhcpServer, render
+from bootserve.doors import Doors
 from bootserve.endpoint import Endpoint
-from bootserve.service import Doors
 from bootserve.settings import Settings
 
 FIRMWARE_TFTP_PORT = 69

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,16 +14,22 @@ import anyio
 import typer
 from rich.console import Console
 
-from bootserve import __version__, banner
+from bootserve import __version__, banner, remote
 from bootserve.catalog.catalog import Catalog
 from bootserve.catalog.check import asset_problems
 from bootserve.catalog.roots import root_problem
 from bootserve.config_errors import ConfigError
 from bootserve.dhcp_config import DhcpServer
+from bootserve.doors import open_doors
+from bootserve.handover import Start
 from bootserve.log import start_logging
-from bootserve.service import Service, open_doors
+from bootserve.remote import RemoteError
+from bootserve.runtime import every_directory
+from bootserve.service import Service
 from bootserve.settings import AssetSettings, Settings, config_file, load, unknown_variables
 from bootserve.sockets import ListenError
+from bootserve.successor import Predecessor
+from bootserve.systemd import inherited_sockets
 
 app = typer.Typer(
     name="bootserve",
@@ -55,7 +62,36 @@ Tftp = Annotated[
 
 @app.command()
 def serve(config: Config = None, root: Roots = None, http: Http = None, tftp: Tftp = None) -> None:
-    """Serve boot files until SIGTERM or Ctrl-C; a second signal cuts transfers off."""
+    """Serve boot files until SIGTERM or Ctrl-C; a second cuts transfers off. SIGHUP upgrades."""
+    predecessor = Predecessor.take()
+    try:
+        service = _prepare(config, root, http, tftp, predecessor)
+    except _Failed as failure:
+        predecessor.tell_failed(failure.problems)
+        raise
+    is_clean = anyio.run(service.run)
+    # A thread that waits for a medium which hangs would hold an ordinary exit up.
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(0 if is_clean else 1)
+
+
+def _prepare(
+    config: Path | None,
+    root: list[Path] | None,
+    http: list[str] | None,
+    tftp: list[str] | None,
+    predecessor: Predecessor,
+) -> Service:
+    """Open the doors and say so."""
+    start = Start.of_this_process()
+    try:
+        # Before anything else opens a descriptor, or starts a child that would inherit them.
+        inherited = inherited_sockets()
+    except ListenError as error:
+        _fail([str(error)])
     settings = _settings(config, root, http, tftp)
     start_logging(settings.log.level)
     for sentence in unknown_variables():
@@ -68,19 +104,51 @@ def serve(config: Config = None, root: Roots = None, http: Http = None, tftp: Tf
     if missing:
         _fail(missing)
     try:
-        doors = open_doors(settings)
+        doors = open_doors(settings, inherited)
     except ListenError as error:
         _fail([str(error)])
     console = Console(soft_wrap=True, highlight=False)
-    banner.show(console, settings, doors)
-    service = Service(settings, doors, on_ready=lambda: banner.show_ready(console))
-    is_clean = anyio.run(service.run)
-    # A thread that waits for a medium which hangs would hold an ordinary exit up.
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(0 if is_clean else 1)
+
+    def on_ready() -> None:
+        with _unread():
+            banner.show_ready(console)
+        predecessor.tell_ready()
+
+    with _unread():
+        banner.show(console, settings, doors)
+    return Service(settings, doors, on_ready=on_ready, start=start)
+
+
+@contextlib.contextmanager
+def _unread() -> Iterator[None]:
+    """Print what nobody may be there to read: a server can outlive its terminal."""
+    # For a broken pipe rich wants the program to end.
+    with contextlib.suppress(OSError, SystemExit):
+        yield
+
+
+@app.command()
+def upgrade(
+    pid: Annotated[
+        int | None,
+        typer.Option("--pid", metavar="PID", help="Which server; default: the one that runs."),
+    ] = None,
+    runtime_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--runtime-dir",
+            metavar="DIR",
+            envvar="BOOTSERVE_SERVICE_RUNTIME_DIR",
+            help="The server's service.runtime_dir, if it has set one.",
+        ),
+    ] = None,
+) -> None:
+    """Replace a running server by a new process; no download is cut, no request refused."""
+    # The configuration is not read: it is the new process's, and what is wrong with it is too.
+    try:
+        print(remote.upgrade(every_directory(runtime_dir), pid))
+    except RemoteError as error:
+        _fail([str(error)])
 
 
 @app.command()
@@ -156,7 +224,13 @@ def _settings(
         _fail(error.problems)
 
 
+class _Failed(typer.Exit):
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(1)
+        self.problems = problems
+
+
 def _fail(problems: list[str]) -> NoReturn:
     for problem in problems:
         print(f"bootserve: {problem}", file=sys.stderr)
-    raise typer.Exit(1)
+    raise _Failed(problems)

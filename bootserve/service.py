@@ -5,106 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import logging
-import resource
+import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+import subprocess
+import threading
+from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 import anyio
 import anyio.abc
 
-from bootserve.catalog.assets import Source
-from bootserve.catalog.catalog import Catalog
-from bootserve.catalog.roots import root_problem
-from bootserve.endpoint import Endpoint
-from bootserve.http.app import create_app
-from bootserve.http.door import Manners
-from bootserve.http.listener import open_listener
-from bootserve.http.server import HttpServer, http_config
-from bootserve.http.zerocopy import own_files
+from bootserve import control
+from bootserve.assembly import Assembly
+from bootserve.control import Json
+from bootserve.doors import Doors
+from bootserve.handover import HandoverFailed, Start, how_it_ended, start_successor
+from bootserve.resources import calm_collector
+from bootserve.runtime import ControlSocket, NoRuntimeDir, own_directory
 from bootserve.settings import Settings
-from bootserve.sockets import ListenError, OpenSocket, open_endpoint
-from bootserve.tftp.server import TftpRequestInfo, TftpServer, open_socket
-from bootserve.watch.budget import Budget
-from bootserve.watch.health import Health
-from bootserve.watch.ledger import Ledger, Transfer
+from bootserve.terminal import Terminal
 from bootserve.watch.quiet import QuietLog
-from bootserve.watch.restarts import Restarts
 
 logger = logging.getLogger("bootserve.service")
-
-
-@dataclass
-class Doors:
-    """The sockets of a process that is about to serve. Whoever opened them closes them."""
-
-    http: list[socket.socket] = field(default_factory=list)
-    tftp: list[socket.socket] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """A sentence for each optional address that was not to be had."""
-
-    def close(self) -> None:
-        for sock in (*self.http, *self.tftp):
-            sock.close()
-
-    def http_endpoints(self) -> list[Endpoint]:
-        return [_endpoint(sock) for sock in self.http]
-
-    def tftp_endpoints(self) -> list[Endpoint]:
-        return [_endpoint(sock) for sock in self.tftp]
-
-    @property
-    def http_port(self) -> int:
-        return int(self.http[0].getsockname()[1])
-
-    @property
-    def tftp_port(self) -> int | None:
-        """The port of the TFTP door, 69 if that is one of them; ``None`` if it is closed."""
-        ports = [int(sock.getsockname()[1]) for sock in self.tftp]
-        return None if not ports else 69 if 69 in ports else ports[0]
-
-
-def _endpoint(sock: socket.socket) -> Endpoint:
-    host, port = sock.getsockname()[:2]
-    return Endpoint(host, port)
-
-
-def open_doors(settings: Settings) -> Doors:
-    """Bind every address of the settings.
-
-    Raises:
-        ListenError: one that is not optional is not to be had, or none is.
-    """
-    doors = Doors()
-    try:
-        for endpoint in dict.fromkeys(settings.http.listen):
-            doors.http += _open(endpoint, open_listener, "HTTP", "--http", doors.notes)
-        for endpoint in dict.fromkeys(settings.tftp.listen):
-            doors.tftp += _open(endpoint, open_socket, "TFTP", "--tftp", doors.notes)
-        if not doors.http:
-            raise ListenError("; ".join(doors.notes))
-    except ListenError:
-        doors.close()
-        raise
-    return doors
-
-
-def _open(
-    endpoint: Endpoint, open_socket: OpenSocket, door: str, flag: str, notes: list[str]
-) -> list[socket.socket]:
-    try:
-        return open_endpoint(endpoint, open_socket, door=door, flag=flag)
-    except ListenError as error:
-        if not endpoint.is_optional:
-            raise
-        notes.append(str(error))
-        return []
 
 
 _loop_errors = QuietLog(logger, most=5)
@@ -123,18 +47,12 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
-def watched_ledger(settings: Settings, catalog: Catalog) -> Ledger:
-    """A ledger that reports restart loops and, as the settings have it, moves those in them."""
+class State(StrEnum):
+    """Where a process is in its life."""
 
-    def remedy(transfer: Transfer, name: str) -> str:
-        if transfer.protocol != "HTTP":
-            return ""  # lanes are for HTTP
-        if not settings.lanes.auto_lane:
-            return "; set `pace` and `window` for this machine, or lanes.auto_lane = true"
-        is_news = catalog.lanes.slow_down(name)
-        return f" ({'moved to' if is_news else 'already in'} the slow lane: {catalog.lanes.slow})"
-
-    return Ledger(observer=Restarts(remedy))
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
 
 
 class Service:
@@ -142,192 +60,188 @@ class Service:
 
     Args:
         on_ready: called once, when every door is open.
+        start: how to start this program again.
     """
 
     def __init__(
-        self, settings: Settings, doors: Doors, *, on_ready: Callable[[], None] = lambda: None
+        self,
+        settings: Settings,
+        doors: Doors,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        start: Start | None = None,
     ) -> None:
         self._settings = settings
         self._doors = doors
-        self._catalog = Catalog(settings)
-        self._ledger = watched_ledger(settings, self._catalog)
+        self._on_ready = on_ready
+        self._start = start or Start.of_this_process()
+        self._terminal = Terminal()
+        self._parts = Assembly(settings, doors, self._is_ready)
+        self._ledger = self._parts.ledger
+        self._http = self._parts.http
+        self._state = State.STARTING
+        self._stop_signals = 0
+        self._upgrading: anyio.CancelScope | None = None
         self._was_cut = False
-        limit = _raised_descriptor_limit()
-        self._budget = Budget(limit, _open_descriptors() + _OWN_DESCRIPTORS)
-        self._catalog.assets.limit_openers(self._budget.spare // 2)
-        self._health = Health(
-            self._budget,
-            self._ledger,
-            quick={"tftp": self._tftp_problem},
-            slow={
-                f"asset root {root}": partial(_root_trouble, root) for root in settings.assets.roots
-            },
-            extra=self._figures,
-        )
-        app = create_app(
-            settings,
-            catalog=self._catalog,
-            ledger=self._ledger,
-            budget=self._budget,
-            health=self._health,
-        )
-        self._http = HttpServer(
-            http_config(settings, app),
-            on_ready,
-            budget=self._budget,
-            manners=Manners(settings.http.head_timeout, settings.http.silence_limit),
-        )
-        self._tftp = TftpServer(
-            doors.tftp,
-            open_source=self._open_for_tftp,
-            ledger=self._ledger,
-            machine=self._catalog.sightings.label,
-            patience=settings.tftp.patience,
-            max_sessions=_affordable_sessions(settings.tftp.max_sessions, limit),
-            has_room=lambda: self._budget.may_accept,
-        )
-        self._budget.count(lambda: self._tftp.sessions)
-        self._budget.count(lambda: self._catalog.assets.open_files)
-        self._budget.count(own_files)
+        self._tasks: anyio.abc.TaskGroup
 
     async def run(self) -> bool:
-        """Serve until SIGTERM or SIGINT, then finish what is in flight; a second signal cuts it.
+        """Serve until SIGTERM or SIGINT, or until another process has taken over; then finish what
+        is in flight. A second signal, or ``service.drain_timeout``, cuts it.
 
         Returns whether every transfer came to its own end.
         """
         asyncio.get_running_loop().set_exception_handler(_report)
-        _calm_collector()
+        calm_collector()
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch_signals, tasks.cancel_scope)
-                tasks.start_soon(self._health.run)
-                async with anyio.create_task_group() as doors:
-                    await doors.start(self._tftp.serve)
-                    doors.start_soon(self._http.serve, self._doors.http)
-                tasks.cancel_scope.cancel()
+            with contextlib.ExitStack() as stack:
+                async with anyio.create_task_group() as self._tasks:
+                    self._tasks.start_soon(self._watch_signals)
+                    self._tasks.start_soon(self._parts.health.run)
+                    self._open_control(stack)
+                    async with anyio.create_task_group() as doors:
+                        await doors.start(self._parts.tftp.serve)
+                        doors.start_soon(self._http.serve, self._doors.http)
+                    self._tasks.cancel_scope.cancel()
         finally:
             self._doors.close()
         return not self._was_cut
 
-    async def _watch_signals(self, scope: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in _numbered(signals):
-                if number == 0:
-                    logger.info(
-                        "stopping: no new requests; transfers that go on to their end: %d"
-                        " (a second signal cuts them off)",
-                        len(self._ledger.live),
-                    )
-                    self._health.is_serving = False
-                    self._http.should_exit = True
-                    self._tftp.drain()
-                    # Transfers have sockets of their own; a successor may have this port now.
-                    for sock in self._doors.tftp:
-                        sock.close()
+    async def upgrade(self) -> int:
+        """Have a new process take over, and drain; return its process id.
+
+        Raises:
+            HandoverFailed: there is none, and this one goes on; it has been logged.
+        """
+        try:
+            process = await self._start_successor()
+        except HandoverFailed as failure:
+            logger.error("no upgrade, pid %d goes on as it was: %s", os.getpid(), failure)
+            raise
+        self._http.has_successor = True
+        self._drain(f"pid {process.pid} has taken over; this process, pid {os.getpid()}, leaves")
+        return process.pid
+
+    def _is_draining(self) -> bool:
+        return self._state is State.DRAINING
+
+    async def _start_successor(self) -> subprocess.Popen[bytes]:
+        if self._is_draining():
+            raise HandoverFailed("it is leaving and has nothing to hand over")
+        if self._upgrading is not None:
+            raise HandoverFailed("an upgrade is under way already; wait for it")
+        if os.getpid() == 1:
+            raise HandoverFailed(
+                "as PID 1 of a container this process cannot leave without ending the container;"
+                " start a new container instead"
+            )
+        logger.info("upgrading: starting a new process")
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            with anyio.CancelScope() as self._upgrading:
+                process = await start_successor(self._start, self._doors.to_hand_over())
+        finally:
+            self._upgrading = None
+        if process is not None:
+            # Where no thread is to be had, a dead one remains until this process ends.
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=_reap, args=(process,), daemon=True).start()
+            if not self._is_draining():
+                return process
+            process.terminate()
+        raise HandoverFailed("it was told to stop meanwhile")
+
+    def _is_ready(self) -> None:
+        # A process that is to stop already must not replace one that serves.
+        if self._state is State.STARTING:
+            self._state = State.SERVING
+            self._on_ready()
+
+    async def _watch_signals(self) -> None:
+        watched = [signal.SIGTERM, signal.SIGINT]
+        # Who starts us with nohup does not want it to mean anything.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            watched.append(signal.SIGHUP)
+        with anyio.open_signal_receiver(*watched) as signals:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    self._stop()
+                elif not self._terminal.is_gone():
+                    self._tasks.start_soon(self._upgrade_on_signal)
                 else:
-                    logger.warning("stopped; transfers cut off: %d", len(self._ledger.live))
-                    self._was_cut = True
-                    self._http.cut()
-                    scope.cancel()
+                    self._drain("stopping, because the terminal was closed")
 
-    def _tftp_problem(self) -> str | None:
-        if not self._doors.tftp or not self._health.is_serving:
-            return None
-        return self._tftp.problem
+    async def _upgrade_on_signal(self) -> None:
+        with contextlib.suppress(HandoverFailed):
+            await self.upgrade()
 
-    def _figures(self) -> dict[str, Any]:
-        state = self._http.state
-        return {
-            "connections": {
-                "open": self._budget.connections,
-                "idle": state.idle,
-                "silent": state.silent,
-            },
-            "tftp": {"sessions": self._tftp.sessions},
-        }
+    def _stop(self) -> None:
+        self._stop_signals += 1
+        if self._stop_signals > 1:
+            self._cut("stopped")
+        elif not self._is_draining():
+            self._drain("stopping")
+        else:
+            logger.info(
+                "stopping already; transfers that go on to their end: %d"
+                " (a second signal cuts them off)",
+                len(self._ledger.live),
+            )
 
-    async def _open_for_tftp(self, request: TftpRequestInfo) -> Source:
-        return await self._catalog.open(request.name, self._url_at(request.local))
-
-    def _url_at(self, local_host: str) -> str:
-        """What a client that reached TFTP at ``local_host`` would call the HTTP door."""
-        if self._settings.http.url:
-            return self._settings.http.url
-        host = local_host.partition("%")[0]
-        return (
-            f"http://[{host}]:{self._port_at(host)}"
-            if ":" in host
-            else (f"http://{host}:{self._port_at(host)}")
+    def _drain(self, why: str) -> None:
+        if self._is_draining():
+            return
+        self._state = State.DRAINING
+        if self._upgrading is not None:
+            self._upgrading.cancel()
+        logger.info(
+            "%s: no new requests; transfers that go on to their end: %d"
+            " (a second signal cuts them off)",
+            why,
+            len(self._ledger.live),
         )
+        self._parts.drain()
+        # Transfers have sockets of their own; a successor may have this port now.
+        for sock in self._doors.tftp:
+            sock.close()
+        if self._settings.service.drain_timeout is not None:
+            self._tasks.start_soon(self._limit_drain, self._settings.service.drain_timeout)
 
-    def _port_at(self, host: str) -> int:
-        for endpoint in self._doors.http_endpoints():
-            if endpoint.is_everywhere or endpoint.host == host:
-                return endpoint.port
-        return self._doors.http_port
+    async def _limit_drain(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        self._cut(f"service.drain_timeout, {seconds:g} s, is over")
 
+    def _cut(self, why: str) -> None:
+        # What is not yet a transfer, or is a script, is one in the eyes of its client.
+        self._was_cut |= bool(self._ledger.live or self._http.server_state.tasks)
+        level = logging.WARNING if self._was_cut else logging.INFO
+        logger.log(level, "%s; transfers cut off: %d", why, len(self._ledger.live))
+        self._http.cut()
+        self._tasks.cancel_scope.cancel()
 
-_YOUNG_OBJECTS = 10_000
+    def _open_control(self, stack: contextlib.ExitStack) -> None:
+        """Be found by ``bootserve upgrade``, if there is a place for that."""
+        directory = own_directory(self._settings.service.runtime_dir)
+        try:
+            control_socket = stack.enter_context(contextlib.closing(ControlSocket(directory)))
+        except NoRuntimeDir as error:
+            logger.warning("%s", error)
+            return
+        commands = {"state": self._tell_state, "upgrade": self._upgrade_on_request}
+        self._tasks.start_soon(control.serve, control_socket.listener, commands)
 
+    async def _tell_state(self) -> Json:
+        return {"pid": os.getpid(), "state": self._state}
 
-def _calm_collector() -> None:
-    """Keep Python's garbage collector from being the longest wait of a new client.
-
-    What lives since the start need not be looked at again. Beyond that, a transfer is some fifty
-    objects that all go when it ends, without a collector: it finds little, so it may look seldom.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 50, 10)
-
-
-_DESCRIPTORS_PER_SESSION = 2
-
-
-_OWN_DESCRIPTORS = 4
-"""What the event loop and its helpers open when there is something to do."""
-
-
-def _open_descriptors() -> int:
-    """How many are open now; only for the start, as it takes one itself."""
-    return len(list(Path("/proc/self/fd").iterdir())) - 1
-
-
-def _raised_descriptor_limit() -> int | None:
-    """Raise our limit of descriptors to what we may have, and return it; ``None``: no limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return None if soft == resource.RLIM_INFINITY else soft
+    async def _upgrade_on_request(self) -> Json:
+        try:
+            return {"pid": await self.upgrade()}
+        except HandoverFailed as failure:
+            return {"error": "; ".join(failure.problems)}
 
 
-def _affordable_sessions(wanted: int, limit: int | None) -> int:
-    """Leave TFTP not more than half of the descriptors.
-
-    Anybody can start a TFTP transfer with one datagram; HTTP must live on.
-    """
-    if limit is None:
-        return wanted
-    most = max(1, limit // 2 // _DESCRIPTORS_PER_SESSION)
-    if most < wanted:
-        logger.warning(
-            "with %d descriptors TFTP serves %d transfers at once, not %d; raise LimitNOFILE",
-            limit,
-            most,
-            wanted,
-        )
-    return min(wanted, most)
-
-
-def _root_trouble(root: Path) -> str | None:
-    problem = root_problem(root)
-    return None if problem is None else f"asset root {root} {problem}"
-
-
-async def _numbered(signals: AsyncIterator[signal.Signals]) -> AsyncIterator[int]:
-    count = 0
-    async for _ in signals:
-        yield count
-        count += 1
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of the process that has taken over, which is a child of this one."""
+    if process.wait() != 0:
+        how = how_it_ended(process.returncode)
+        logger.warning("pid %d, which had taken over, %s", process.pid, how)

@@ -155,6 +155,15 @@ class LaneSettings(Section):
     """The first that matches a client counts."""
 
 
+class ServiceSettings(Section):
+    drain_timeout: Annotated[float, Field(ge=1, le=31_536_000)] | None = None
+    """Seconds that a process which leaves lets transfers go on; default: as long as they take."""
+
+    runtime_dir: Path | None = None
+    """Where `bootserve upgrade` finds the server's control socket. See `bootserve.runtime` for the
+    default. In a TOML file relative to the file."""
+
+
 class LogSettings(Section):
     level: Literal["info", "warning", "error"] = "info"
 
@@ -178,6 +187,7 @@ class Settings(BaseSettings):
     boot: BootSettings = BootSettings()
     lanes: LaneSettings = LaneSettings()
     log: LogSettings = LogSettings()
+    service: ServiceSettings = ServiceSettings()
     profiles: dict[ProfileName, Profile] = {}
     machines: tuple[Machine, ...] = ()
 
@@ -300,6 +310,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
                 str(path.parent / entry) if isinstance(entry, str) else entry
                 for entry in table[key]
             ]
+    service = tree.get("service")
+    if isinstance(service, dict) and isinstance(service.get("runtime_dir"), str):
+        service["runtime_dir"] = str(path.parent / service["runtime_dir"])
     return tree
 
 

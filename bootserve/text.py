@@ -6,17 +6,17 @@ _LONGEST = 200
 _PUNCTUATION = frozenset(' "(),;')
 
 
-def printable(text: str) -> str:
+def printable(text: str, *, longest: int = _LONGEST) -> str:
     r"""Return ``text`` with everything but printable characters escaped, and bounded in length.
 
     File names, host names and DHCP options come from the network: a newline would forge a log
     line, an escape sequence would drive the terminal of whoever reads it, a bidirectional mark
     would turn it round. Backslashes are doubled, so that an escape cannot be imitated.
     """
-    if text.isprintable() and "\\" not in text and len(text) <= _LONGEST:
+    if text.isprintable() and "\\" not in text and len(text) <= longest:
         return text
-    if len(text) > _LONGEST:
-        text = text[:_LONGEST] + "…"
+    if len(text) > longest:
+        text = text[:longest] + "…"
     return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in text)
 
 

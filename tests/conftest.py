@@ -99,6 +99,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _own_runtime_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Servers of tests are not to be found beside real ones."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path_factory.getbasetemp()))
+
+
 @pytest.fixture
 def public_dir() -> Iterator[Path]:
     """A directory that other users reach, too; pytest's own are closed to them."""

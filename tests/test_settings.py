@@ -262,3 +262,22 @@ def test_nobody_is_held_to_a_lane_by_default() -> None:
     assert (settings.http.pace, settings.http.window) == (0, 0)
     assert not settings.lanes.auto_lane
     assert (settings.lanes.pace, settings.lanes.window) == (1_250_000, 65_536)
+
+
+def test_how_a_process_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().service.drain_timeout is None
+    config = tmp_path / "bootserve.toml"
+    config.write_text('[service]\ndrain_timeout = 90\nruntime_dir = "run"\n')
+    service = load(config).service
+    assert service.drain_timeout == 90
+    assert service.runtime_dir == tmp_path / "run"
+    monkeypatch.setenv("BOOTSERVE_SERVICE_RUNTIME_DIR", "/run/x")
+    monkeypatch.setenv("BOOTSERVE_SERVICE_DRAIN_TIMEOUT", "60")
+    service = load(config).service
+    assert service.drain_timeout == 60
+    assert service.runtime_dir == Path("/run/x")
+    monkeypatch.setenv("BOOTSERVE_SERVICE_DRAIN_TIMEOUT", "0")
+    with pytest.raises(
+        ConfigError, match=r"BOOTSERVE_SERVICE_DRAIN_TIMEOUT: service\.drain_timeout"
+    ):
+        load(config)

@@ -124,7 +124,10 @@ class Acceptor:
                 return True
             if error.errno in _SHORTAGES:
                 self._state.close_idle(self._loop.time())
-            self._wait_for_descriptors(describe(error))
+                self._wait_for_descriptors(describe(error))
+            else:
+                _shortages.log(logging.ERROR, "HTTP: cannot accept: %s", describe(error))
+                self._leave_alone(_RETRY)
             return False
         sock.setblocking(False)
         task = self._loop.create_task(self._welcome(sock))

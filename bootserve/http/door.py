@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from uvicorn.server import ServerState
 
-from bootserve.http.listener import Option
+from bootserve.http.listener import Option, keep_probing
+from bootserve.tcp import watch_over
 from bootserve.watch.budget import Budget
-from bootserve.watch.liveness import Limits
+from bootserve.watch.liveness import UNANSWERED_WITHOUT_RTO_MAX, Limits
 
 if TYPE_CHECKING:
     from bootserve.http.protocol import BootProtocol
@@ -55,6 +57,16 @@ class DoorState(ServerState):
         """Connections that owe us an ACK and do not answer, at the last sweep."""
         self._idle: dict[BootProtocol, float] = {}
         self._leaving: set[BootProtocol] = set()
+
+    def prepare(self, sock: socket.socket) -> None:
+        """Set what a client's verdict needs, on a listening socket or a connection.
+
+        Raises:
+            OSError: the socket is no TCP socket, or closed.
+        """
+        self.options = keep_probing(sock, self.limits)
+        if not watch_over(sock, self.limits.probe_interval):
+            self.limits = replace(self.limits, unanswered=UNANSWERED_WITHOUT_RTO_MAX)
 
     # --- idle connections --------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ _VERDICTS = {
 def client_host(scope: Scope) -> str:
     """The client's address; a server of somebody else's may not know it."""
     client = scope.get("client")
-    return str(client[0]) if client else "?"
+    # An IPv4 client that came through a socket for both families.
+    return str(client[0]).removeprefix("::ffff:") if client else "?"
 
 
 def header(scope: Scope, name: bytes) -> str | None:

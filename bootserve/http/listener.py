@@ -42,15 +42,25 @@ def open_listener(family: socket.AddressFamily, host: str, port: int) -> socket.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        for _, level, option, value in _OPTIONS:
-            listener.setsockopt(level, option, value)
         listener.bind((host, port))
         # Two sockets with SO_REUSEADDR may bind one port; it is taken only when one listens.
-        listener.listen(socket.SOMAXCONN)
+        prepare(listener)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def prepare(listener: socket.socket) -> None:
+    """Listen with our options, also on a bound socket that somebody else has opened.
+
+    Raises:
+        OSError: the address has been taken meanwhile, or this is no TCP socket.
+    """
+    listener.setblocking(False)
+    for _, level, option, value in _OPTIONS:
+        listener.setsockopt(level, option, value)
+    listener.listen(socket.SOMAXCONN)
 
 
 def keep_probing(listener: socket.socket, limits: Limits) -> tuple[Option, ...]:

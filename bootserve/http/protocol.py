@@ -276,6 +276,9 @@ class BootProtocol(HttpToolsProtocol):
             return
         sock = transport.get_extra_info("socket")
         try:
+            if self._state.options and missing_options(sock, self._state.options):
+                # It came before we had the listening socket, by a service manager's.
+                self._state.prepare(sock)
             names = missing_options(sock, self._state.options)
         except OSError:
             return

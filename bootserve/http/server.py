@@ -7,7 +7,6 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import anyio
 import uvicorn
@@ -15,13 +14,11 @@ from starlette.types import ASGIApp
 
 from bootserve.http.accept import Acceptor
 from bootserve.http.door import DoorState, Manners
-from bootserve.http.listener import keep_probing
+from bootserve.http.listener import prepare
 from bootserve.http.protocol import BootProtocol
 from bootserve.http.sweep import Sweep
 from bootserve.settings import Settings
-from bootserve.tcp import watch_over
 from bootserve.watch.budget import Budget
-from bootserve.watch.liveness import UNANSWERED_WITHOUT_RTO_MAX
 
 _POOL_MARGIN = 2.0
 """Seconds for which a kept connection is honoured beyond what is promised: a request that was sent
@@ -89,13 +86,9 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
-        limits = self.state.limits
         for sock in sockets or []:
-            sock.setblocking(False)
-            self.state.options = keep_probing(sock, limits)
-            if not watch_over(sock, limits.probe_interval):
-                self.state.limits = replace(limits, unanswered=UNANSWERED_WITHOUT_RTO_MAX)
-        for sock in sockets or []:
+            prepare(sock)
+            self.state.prepare(sock)
             acceptor = Acceptor(sock, self._make_protocol, self.state, self.config.ssl)
             acceptor.start()
             self._acceptors.append(acceptor)

@@ -312,7 +312,7 @@ def _no_threads() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(anyio.to_thread, "run_sync", refuse)
         # They belong to a loop, and there may be none.
-        patch.setattr(assets_module, "_openers", lambda: None)
+        patch.setattr(assets_module, "_openers", lambda *_: None)
         yield
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 import pytest
 
+from bootserve.assembly import watched_ledger
 from bootserve.catalog.catalog import Catalog
 from bootserve.catalog.lanes import Lane
 from bootserve.http import lane as lanes
@@ -29,7 +30,6 @@ from bootserve.http.lane import SO_MAX_PACING_RATE
 from bootserve.http.listener import open_listener
 from bootserve.http.protocol import BootProtocol
 from bootserve.http.server import HttpServer, http_config
-from bootserve.service import watched_ledger
 from bootserve.settings import load
 from bootserve.watch.budget import Budget
 from tests import needs

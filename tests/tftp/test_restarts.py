@@ -8,8 +8,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from bootserve.assembly import watched_ledger
 from bootserve.catalog.catalog import Catalog
-from bootserve.service import watched_ledger
 from bootserve.settings import load
 from bootserve.watch.ledger import Ledger
 

@@ -1,0 +1,140 @@
+"""What a serving process is made of, put together from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from bootserve.catalog.assets import Source
+from bootserve.catalog.catalog import Catalog
+from bootserve.catalog.roots import root_problem
+from bootserve.doors import Doors
+from bootserve.http.app import create_app
+from bootserve.http.door import Manners
+from bootserve.http.server import HttpServer, http_config
+from bootserve.http.zerocopy import own_files
+from bootserve.resources import affordable_sessions, open_descriptors, raised_descriptor_limit
+from bootserve.settings import Settings
+from bootserve.tftp.server import TftpRequestInfo, TftpServer
+from bootserve.watch.budget import Budget
+from bootserve.watch.health import Health
+from bootserve.watch.ledger import Ledger, Transfer
+from bootserve.watch.restarts import Restarts
+
+_OWN_DESCRIPTORS: Final = 4
+"""What the event loop and its helpers open when there is something to do."""
+
+
+def watched_ledger(settings: Settings, catalog: Catalog) -> Ledger:
+    """A ledger that reports restart loops and, as the settings have it, moves those in them."""
+
+    def remedy(transfer: Transfer, name: str) -> str:
+        if transfer.protocol != "HTTP":
+            return ""  # lanes are for HTTP
+        if not settings.lanes.auto_lane:
+            return "; set `pace` and `window` for this machine, or lanes.auto_lane = true"
+        is_news = catalog.lanes.slow_down(name)
+        return f" ({'moved to' if is_news else 'already in'} the slow lane: {catalog.lanes.slow})"
+
+    return Ledger(observer=Restarts(remedy))
+
+
+class Assembly:
+    """The doors and what they share. Nothing in here runs or owns a socket.
+
+    Args:
+        on_ready: called once, when the HTTP door is open.
+    """
+
+    def __init__(self, settings: Settings, doors: Doors, on_ready: Callable[[], None]) -> None:
+        self._settings = settings
+        self._doors = doors
+        self.catalog = Catalog(settings)
+        self.ledger = watched_ledger(settings, self.catalog)
+        limit = raised_descriptor_limit()
+        self.budget = Budget(limit, open_descriptors() + _OWN_DESCRIPTORS)
+        self.catalog.assets.limit_openers(self.budget.spare // 2)
+        self.health = Health(
+            self.budget,
+            self.ledger,
+            quick={"tftp": self._tftp_problem},
+            slow={
+                f"asset root {root}": partial(_root_trouble, root) for root in settings.assets.roots
+            },
+            extra=self._figures,
+        )
+        app = create_app(
+            settings,
+            catalog=self.catalog,
+            ledger=self.ledger,
+            budget=self.budget,
+            health=self.health,
+        )
+        self.http = HttpServer(
+            http_config(settings, app),
+            on_ready,
+            budget=self.budget,
+            manners=Manners(settings.http.head_timeout, settings.http.silence_limit),
+        )
+        self.tftp = TftpServer(
+            doors.tftp,
+            open_source=self._open_for_tftp,
+            ledger=self.ledger,
+            machine=self.catalog.sightings.label,
+            patience=settings.tftp.patience,
+            max_sessions=affordable_sessions(settings.tftp.max_sessions, limit),
+            has_room=lambda: self.budget.may_accept,
+        )
+        self.budget.count(lambda: self.tftp.sessions)
+        self.budget.count(lambda: self.catalog.assets.open_files)
+        self.budget.count(own_files)
+
+    def drain(self) -> None:
+        """Take no more work; both doors' ``serve`` return when all has come to its end."""
+        self.health.is_serving = False
+        self.http.should_exit = True
+        self.tftp.drain()
+
+    def _tftp_problem(self) -> str | None:
+        if not self._doors.tftp or not self.health.is_serving:
+            return None
+        return self.tftp.problem
+
+    def _figures(self) -> dict[str, Any]:
+        state = self.http.state
+        return {
+            "connections": {
+                "open": self.budget.connections,
+                "idle": state.idle,
+                "silent": state.silent,
+            },
+            "tftp": {"sessions": self.tftp.sessions},
+        }
+
+    async def _open_for_tftp(self, request: TftpRequestInfo) -> Source:
+        return await self.catalog.open(request.name, self._url_at(request.local))
+
+    def _url_at(self, local_host: str) -> str:
+        """What a client that reached TFTP at ``local_host`` would call the HTTP door."""
+        if self._settings.http.url:
+            return self._settings.http.url
+        # An IPv4 client that came through a socket for both families.
+        host = local_host.partition("%")[0].removeprefix("::ffff:")
+        return (
+            f"http://[{host}]:{self._port_at(host)}"
+            if ":" in host
+            else (f"http://{host}:{self._port_at(host)}")
+        )
+
+    def _port_at(self, host: str) -> int:
+        for endpoint in self._doors.http_endpoints():
+            if endpoint.is_everywhere or endpoint.host == host:
+                return endpoint.port
+        return self._doors.http_port
+
+
+def _root_trouble(root: Path) -> str | None:
+    problem = root_problem(root)
+    return None if problem is None else f"asset root {root} {problem}"

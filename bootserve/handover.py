@@ -1,0 +1,202 @@
+"""A hand-over as the old process sees it: start a fresh one, give it the sockets, hear from it.
+
+The new process is this program started again as it was started the first time: the same
+interpreter, arguments, environment and directory, but whatever code and configuration are there
+now. It gets copies of the listening sockets (see `bootserve.systemd`), so that both processes
+accept from the same queues until the old one closes its own; nothing that waits in them is lost.
+For that reason nobody may ever shutdown() one of these sockets: that would end it for both.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from bootserve.successor import LONGEST, VARIABLE, Answer
+from bootserve.systemd import Inherited
+from bootserve.text import printable
+
+TIMEOUT: Final = 60.0
+"""Seconds within which a new process must be ready. Then it is ended, and the old one stays."""
+
+_END_TIMEOUT: Final = 5.0
+"""Seconds that it may take to end by SIGTERM before it is killed."""
+
+# Read now: an upgrade begins with other files in the place of ours.
+_LAUNCHER: Final = Path(__file__).with_name("_launch.py").read_text()
+
+
+_Result = TypeVar("_Result")
+
+
+class HandoverFailed(Exception):
+    """There is no new process. Each of ``problems`` is a sentence, not yet safe to print."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+    def __str__(self) -> str:
+        """The sentences on one line, safe to print."""
+        return "; ".join(printable(problem, longest=LONGEST) for problem in self.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How this process was started; to be looked at before anything changes."""
+
+    program: tuple[str, ...]
+    directory: str | None
+
+    @classmethod
+    def of_this_process(cls) -> Start:
+        # orig_argv[0] may be a name in PATH, or lead round a virtual environment.
+        return cls((sys.executable or sys.orig_argv[0], *sys.orig_argv[1:]), _directory())
+
+
+def _directory() -> str | None:
+    """The working directory, by the name that its user knows it by.
+
+    Where releases lie side by side and a symbolic link says which is current, that name leads to
+    the new one.
+    """
+    try:
+        here = Path.cwd()
+    except OSError:
+        return None
+    named = Path(os.environ.get("PWD", ""))
+    try:
+        return str(named if named.is_absolute() and named.samefile(here) else here)
+    except OSError:
+        return str(here)
+
+
+async def start_successor(
+    start: Start, sockets: Sequence[Inherited], *, within: float = TIMEOUT
+) -> subprocess.Popen[bytes]:
+    """Start a new process with copies of ``sockets``, and wait until it is ready.
+
+    The caller must wait() for the process some day. When this is cancelled, the process is ended.
+
+    Args:
+        within: seconds.
+
+    Raises:
+        HandoverFailed: it is not ready, and has been ended.
+    """
+    try:
+        reading, writing = os.pipe()
+    except OSError as error:
+        raise _cannot_start(error) from error
+    try:
+        try:
+            process = await _in_thread(_start, start, sockets, writing)
+        except RuntimeError as error:  # no more threads are to be had
+            raise _cannot_start(error) from error
+        finally:
+            os.close(writing)
+        try:
+            with anyio.fail_after(within):
+                answer = Answer.decode(await _read_line(reading))
+        except TimeoutError:
+            await _end(process)
+            raise HandoverFailed(
+                f"the new process, pid {process.pid}, was not ready within {within:g} s and was"
+                " ended"
+            ) from None
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await _end(process)
+            raise
+        if answer == Answer():
+            return process
+        with anyio.CancelScope(shield=True):
+            # It is about to end by itself.
+            if not await _has_ended(process):
+                await _end(process)
+        if answer is not None:
+            raise HandoverFailed(*answer.problems)
+        how = how_it_ended(process.returncode)
+        raise HandoverFailed(f"the new process, pid {process.pid}, {how} before it was ready")
+    finally:
+        os.close(reading)
+
+
+async def _in_thread(function: Callable[..., _Result], *args: object) -> _Result:
+    # Of the threads that all share, every one may be waiting for a disk.
+    return await anyio.to_thread.run_sync(function, *args, limiter=anyio.CapacityLimiter(1))
+
+
+def _start(start: Start, sockets: Sequence[Inherited], pipe: int) -> subprocess.Popen[bytes]:
+    descriptors = [item.sock.fileno() for item in sockets]
+    numbers = ",".join(map(str, descriptors))
+    launcher = (start.program[0], "-I", "-S", "-c", _LAUNCHER, numbers, str(pipe), VARIABLE)
+    try:
+        return subprocess.Popen(  # noqa: S603 (our own command line, without a shell)
+            (*launcher, *start.program),
+            cwd=start.directory,
+            pass_fds=(*descriptors, pipe),
+            env={**os.environ, "LISTEN_FDNAMES": ":".join(item.name for item in sockets)},
+        )
+    except (OSError, ValueError) as error:
+        raise _cannot_start(error) from error
+
+
+def _cannot_start(error: Exception) -> HandoverFailed:
+    why = str(error)
+    if isinstance(error, OSError):
+        why = error.strerror or why
+        if error.filename is not None:
+            why = f"{os.fsdecode(error.filename)}: {why}"
+    return HandoverFailed(f"a new process cannot be started: {why}")
+
+
+async def _read_line(pipe: int) -> bytes:
+    os.set_blocking(pipe, False)
+    data = b""
+    while not data.endswith(b"\n") and len(data) <= LONGEST:
+        await anyio.wait_readable(pipe)
+        try:
+            more = os.read(pipe, LONGEST + 1)
+        except BlockingIOError:
+            continue
+        if not more:
+            break
+        data += more
+    return data
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    # Gently at first: it may have accepted a request already.
+    process.terminate()
+    if not await _has_ended(process):
+        process.kill()
+        await _in_thread(process.wait)
+
+
+async def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Wait a while for a process to end."""
+    try:
+        await _in_thread(process.wait, _END_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def how_it_ended(returncode: int) -> str:
+    """Return the middle of a sentence that begins with a process."""
+    if returncode >= 0:
+        return f"ended with exit status {returncode}"
+    try:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was ended by signal {-returncode}"

@@ -1,0 +1,120 @@
+"""Talking to servers that run: the client of `bootserve.control`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bootserve import control, runtime
+from bootserve.control import Json
+from bootserve.handover import TIMEOUT
+from bootserve.text import printable
+
+_PATIENCE: Final = 5.0
+_UPGRADE_PATIENCE: Final = TIMEOUT + 30
+"""Seconds for an answer, and for one that comes when a new process is ready, or has been ended."""
+
+
+class RemoteError(Exception):
+    """What was asked for has not happened; ``str()`` says why and is safe to print."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that runs. ``state`` is its own word, ``None`` if it does not answer."""
+
+    pid: int
+    path: Path
+    state: str | None
+
+
+def find(directories: Iterable[Path]) -> list[Server]:
+    """Return the servers that run."""
+    servers: dict[int, Server] = {}
+    for directory in directories:
+        for pid, path in runtime.control_sockets(directory):
+            try:
+                state = str(_ask(path, "state", _PATIENCE).get("state"))
+            except ConnectionRefusedError:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                continue
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError):
+                servers.setdefault(pid, Server(pid, path, None))
+            else:
+                servers[pid] = Server(pid, path, state)
+    return list(servers.values())
+
+
+def upgrade(directories: Iterable[Path], pid: int | None = None) -> str:
+    """Have a server replaced by a new process, and say so in a sentence.
+
+    Args:
+        pid: the server; without it, the one that serves.
+
+    Raises:
+        RemoteError: there is no such server or more than one, or it stays as it is.
+    """
+    looked_at = tuple(directories)
+    server = _choose(find(looked_at), looked_at, pid)
+    try:
+        answer = _ask(server.path, "upgrade", _UPGRADE_PATIENCE)
+    except TimeoutError:
+        raise RemoteError(f"the server with pid {server.pid} does not answer") from None
+    except (OSError, ValueError) as error:
+        raise RemoteError(
+            f"the server with pid {server.pid} has left without an answer: {printable(str(error))}"
+        ) from error
+    if "error" in answer or not isinstance(answer.get("pid"), int):
+        raise RemoteError(printable(str(answer.get("error")), longest=control.LONGEST))
+    return f"pid {answer['pid']} has taken over from pid {server.pid}"
+
+
+def _choose(servers: list[Server], directories: tuple[Path, ...], pid: int | None) -> Server:
+    if pid is not None:
+        for server in servers:
+            if server.pid == pid:
+                return server
+        places = ", ".join(printable(os.fspath(path)) for path in directories)
+        raise RemoteError(f"no server with pid {pid} was found; looked into {places}")
+    serving = [server for server in servers if server.state == "serving"]
+    if len(serving) == 1:
+        return serving[0]
+    if serving:
+        pids = ", ".join(str(server.pid) for server in serving)
+        raise RemoteError(f"several servers run, with pids {pids}; choose one with --pid")
+    if servers:
+        others = ", ".join(
+            f"pid {server.pid} is {printable(server.state)}"
+            if server.state
+            else f"pid {server.pid} does not answer"
+            for server in servers
+        )
+        raise RemoteError(f"no server that serves was found: {others}")
+    places = ", ".join(printable(os.fspath(path)) for path in directories)
+    raise RemoteError(
+        f"no server was found; looked into {places}. If it has another service.runtime_dir, name it"
+        " with --runtime-dir; if it is another user's, ask as that user or as root"
+    )
+
+
+def _ask(path: Path, command: str, patience: float) -> Json:
+    """Send a command and return the answer; raises OSError or ValueError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(patience)
+        connection.connect(os.fspath(path))
+        connection.sendall(control.encode({"command": command}))
+        data = b""
+        while not data.endswith(b"\n"):
+            more = connection.recv(4096)
+            if not more or len(data) > control.LONGEST:
+                raise ValueError("the answer is no line")
+            data += more
+        return control.decode(data)

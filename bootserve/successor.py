@@ -1,0 +1,93 @@
+"""A hand-over as its new process sees it: the pipe to the process that is to be replaced.
+
+Over it goes one JSON object: that this process is ready, or why it cannot be. The pipe's end
+without either means that it has died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+VARIABLE: Final = "BOOTSERVE_HANDOVER_FD"
+"""Names the descriptor of the pipe. Not a setting."""
+
+LONGEST: Final = 16 * 1024
+"""Bytes of an answer; what is longer is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a new process says: it is ready if there are no ``problems``."""
+
+    problems: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        """Return the answer as a line of at most `LONGEST` bytes."""
+        line = json.dumps({"problems": self.problems}).encode() + b"\n"
+        if len(line) > LONGEST:
+            return Answer((*self.problems[:1], "and more, see the log"))._shortened()
+        return line
+
+    def _shortened(self) -> bytes:
+        # A character takes up to 12 bytes in JSON.
+        short = [problem[: LONGEST // 32] for problem in self.problems]
+        return json.dumps({"problems": short}).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> Answer | None:
+        """Read an answer; ``None`` if it is none."""
+        try:
+            problems = json.loads(line)["problems"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None
+        if isinstance(problems, list) and all(isinstance(item, str) for item in problems):
+            return cls(tuple(problems))
+        return None
+
+
+class Predecessor:
+    """The process that waits for us to be ready, if there is one.
+
+    Args:
+        pipe: where to tell it; it is ours from now on.
+    """
+
+    def __init__(self, pipe: int | None) -> None:
+        self._pipe = pipe
+
+    @classmethod
+    def take(cls, environ: MutableMapping[str, str] = os.environ) -> Predecessor:
+        """Take the pipe that the environment names, and the variable with it."""
+        number = environ.pop(VARIABLE, "")
+        if not (number.isascii() and number.isdigit() and int(number) > 2):
+            return cls(None)
+        try:
+            if not stat.S_ISFIFO(os.fstat(int(number)).st_mode):
+                return cls(None)
+            os.set_inheritable(int(number), False)
+        except (OSError, OverflowError):
+            return cls(None)
+        return cls(int(number))
+
+    def tell_ready(self) -> None:
+        """Every door is open: the predecessor may close its own."""
+        self._tell(Answer())
+
+    def tell_failed(self, problems: Sequence[str]) -> None:
+        """This process will not serve, because of ``problems``."""
+        self._tell(Answer(tuple(problems) or ("it failed",)))
+
+    def _tell(self, answer: Answer) -> None:
+        if self._pipe is None:
+            return
+        pipe, self._pipe = self._pipe, None
+        # A predecessor that has died meanwhile needs a successor all the more.
+        with contextlib.suppress(OSError):
+            os.write(pipe, answer.encode())
+        os.close(pipe)

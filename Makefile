@@ -10,13 +10,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NO_INDEX = echo 'pip could not install, see above. It needs the network once, to reach PyPI or the \
 index of your pip configuration; a "conflict" with a pinned version mostly means that it could not.' >&2
 
-.PHONY: help run test bench lint demo clean
+.PHONY: help run test bench proof lint demo clean
 
 help:
 	@echo 'make run    serve boot-assets/ now (ARGS="--config FILE ..." for options of bootserve serve)'
 	@echo 'make demo   netboot a virtual machine on this terminal, without root'
 	@echo 'make test   run the tests (ARGS="-k NAME ..." for options of pytest)'
 	@echo 'make bench  measure beside nginx and others, as root, on an idle machine (ARGS="--quick ...")'
+	@echo 'make proof  slow clients live, dead ones are found: 12 minutes, as root (ARGS="--scale 0.05 ...")'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make clean  remove what the above have made'
 
@@ -48,6 +49,9 @@ test: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	@$(BIN)/python -m bench.http $(ARGS)
+
+proof: $(VENV)/.run
+	@$(BIN)/python -m bench.liveness $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

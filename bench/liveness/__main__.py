@@ -57,6 +57,8 @@ def living(scale: float) -> list[Scenario]:
         play.frozen(120 * scale),
         play.frozen(330 * scale),
         play.frozen_behind_a_closed_window(330 * scale),
+        # The kernel waits for 240 s (twice TCP_RTO_MAX), whatever we would like.
+        play.frozen_after_shrinking(120 * scale),
     ]
 
 

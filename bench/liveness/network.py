@@ -26,10 +26,13 @@ SERVER: Final = "10.78.0.1"
 CONGESTION: Final = "reno"
 """The server's congestion control: any namespace may choose it."""
 _CONGESTION_SETTING: Final = "/proc/sys/net/ipv4/tcp_congestion_control"
+SHRINKING: Final = "/proc/sys/net/ipv4/tcp_shrink_window"
 _MOST_CLIENTS: Final = 250
 _CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 
 _TABLE: Final = """\
+add table ip trouble
+delete table ip trouble
 add table ip trouble
 add chain ip trouble in {{ type filter hook input priority 0; }}
 add chain ip trouble out {{ type filter hook output priority 0; }}
@@ -83,6 +86,12 @@ class Client:
         """Drop every IP packet from and to this host; ARP still answers, as a router's would."""
         self._rules(_TABLE.format(rule="drop"))
 
+    def drop_data(self) -> None:
+        """Drop what is larger than an ACK on its way in, and let this host shrink its windows."""
+        # An option of Linux 6.5, for each namespace.
+        run(*self.command("sh", "-c", f"echo 1 >{SHRINKING}"))
+        self._rules(_TABLE.format(rule="meta length > 500 drop"))
+
     def lose(self, percent: int) -> None:
         """Drop every packet with this chance, once on its way in and once on its way out."""
         self._rules(_TABLE.format(rule=f"numgen random mod 100 < {percent} counter drop"))
@@ -93,7 +102,7 @@ class Client:
         return sum(int(count) for count in re.findall(r"packets (\d+)", text))
 
     def mend(self) -> None:
-        """End what `cut` or `lose` began."""
+        """End what `cut`, `drop_data` or `lose` began."""
         self._rules("delete table ip trouble")
 
     def unplug(self) -> None:

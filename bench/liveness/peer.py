@@ -10,6 +10,8 @@ It says what happened in lines of JSON on its standard output. Its steps:
     trickle RATE SECONDS    read RATE bytes a second, for so long
     trickle RATE            read RATE bytes a second, to the end of the body
     pause SECONDS           do nothing: its kernel goes on acknowledging and answering probes
+    shrink                  close the window, also over what is under way, and say so to the server
+    grow                    open it again
     mark                    say so, and wait for a line on the standard input
     tell                    say so, and go on
     hold                    wait to be ended
@@ -75,6 +77,10 @@ class _Peer:
                 self._trickle(float(rate), float(seconds))
             case ["pause", seconds]:
                 time.sleep(float(seconds))
+            case ["shrink"]:
+                self._shrink()
+            case ["grow"]:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
             case ["mark" | "tell" as word]:
                 say(event=word, bytes=self.count)
                 if word == "mark":
@@ -83,6 +89,13 @@ class _Peer:
                 sys.stdin.read()
             case _:
                 raise ValueError(f"no such step: {step}")
+
+    def _shrink(self) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        for _ in range(3):
+            time.sleep(0.1)
+            # Data carries the window along; an empty line before a request is ignored (RFC 9112).
+            self._socket.sendall(b"\r\n")
 
     def _read_head(self) -> None:
         head = b""

@@ -19,6 +19,7 @@ from bench.liveness.watcher import (
     LOST,
     RETRANSMITS,
     WINDOW_CLOSED,
+    WINDOW_SHRUNK,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class Scenario:
     """Of a file that is made for this scenario."""
     buffer: int = LEAST_BUFFER
     rate: str = ""
-    trouble: Trouble | None = None
+    troubles: tuple[Trouble, ...] = ()
+    """One for each time that the client marks the moment."""
     must_show: tuple[str, ...] = field(default=())
     """What the server's kernel must have shown, or the scenario was not what its story says."""
 
@@ -143,7 +145,7 @@ def lossy(percent: int, size: int) -> Scenario:
         file=name,
         size=size,
         buffer=COMMON_BUFFER,
-        trouble=Trouble(lambda client: client.lose(percent)),
+        troubles=(Trouble(lambda client: client.lose(percent)),),
         must_show=(LOST,),
     )
 
@@ -158,7 +160,7 @@ def unplugged(seconds: float) -> Scenario:
         seconds=seconds,
         buffer=0,
         rate=SLOW_LINK,
-        trouble=Trouble(Client.unplug, Client.plug, seconds, IN_FLIGHT),
+        troubles=(Trouble(Client.unplug, Client.plug, seconds, IN_FLIGHT),),
         must_show=(IN_FLIGHT, RETRANSMITS),
     )
 
@@ -173,7 +175,7 @@ def frozen(seconds: float) -> Scenario:
         seconds=seconds,
         buffer=0,
         rate=SLOW_LINK,
-        trouble=Trouble(Client.cut, Client.mend, seconds, IN_FLIGHT),
+        troubles=(Trouble(Client.cut, Client.mend, seconds, IN_FLIGHT),),
         must_show=(IN_FLIGHT, RETRANSMITS),
     )
 
@@ -185,8 +187,31 @@ def frozen_behind_a_closed_window(seconds: float) -> Scenario:
         steps=(f"get {BIG}", "read 100000", "tell", f"pause {seconds + 2}", "read"),
         ends=End.FINISHES,
         seconds=seconds,
-        trouble=Trouble(Client.cut, Client.mend, seconds, WINDOW_CLOSED),
+        troubles=(Trouble(Client.cut, Client.mend, seconds, WINDOW_CLOSED),),
         must_show=(WINDOW_CLOSED,),
+    )
+
+
+def frozen_after_shrinking(seconds: float) -> Scenario:
+    """A receiver that is short of memory takes its window back: TCP allows it, and Linux does it.
+
+    The kernel then has patience of its own with its silence: twice its longest interval between
+    two retransmissions (tcp_rtx_probe0_timed_out in net/ipv4/tcp_timer.c).
+    """
+    return Scenario(
+        name=f"frozen for {seconds:g} s, window shrunk",
+        story="closes its window over data that is under way;"
+        f" then sends and hears nothing for {seconds:g} s; then reads the rest",
+        steps=(f"get {BIG}", "read 200000", "mark", "shrink", "mark", "grow", "read"),
+        ends=End.FINISHES,
+        seconds=seconds,
+        buffer=0,
+        rate=SLOW_LINK,
+        troubles=(
+            Trouble(Client.drop_data, waits_for=IN_FLIGHT),
+            Trouble(Client.cut, Client.mend, seconds, WINDOW_SHRUNK),
+        ),
+        must_show=(WINDOW_SHRUNK, RETRANSMITS),
     )
 
 
@@ -202,7 +227,7 @@ def vanished_in_flight(*, link: bool = False) -> Scenario:
         ends=End.SILENT,
         buffer=0,
         rate=SLOW_LINK,
-        trouble=Trouble(Client.unplug if link else Client.cut, waits_for=IN_FLIGHT),
+        troubles=(Trouble(Client.unplug if link else Client.cut, waits_for=IN_FLIGHT),),
         must_show=(IN_FLIGHT, RETRANSMITS),
     )
 
@@ -213,7 +238,7 @@ def vanished_behind_a_closed_window(*, half_closed: bool = False) -> Scenario:
         story=f"{FIN if half_closed else ''}stops reading, then vanishes",
         steps=(f"get {BIG}", *(["fin"] if half_closed else []), "read 100000", "mark", "hold"),
         ends=End.SILENT,
-        trouble=Trouble(Client.cut, waits_for=WINDOW_CLOSED),
+        troubles=(Trouble(Client.cut, waits_for=WINDOW_CLOSED),),
         must_show=(WINDOW_CLOSED, *([HALF_CLOSED] if half_closed else [])),
     )
 
@@ -225,7 +250,7 @@ def vanished_with_an_unread_tail() -> Scenario:
         steps=(f"get {TAIL}", "read 1000", "mark", "hold"),
         ends=End.TAIL,
         file=TAIL,
-        trouble=Trouble(Client.cut, waits_for=WINDOW_CLOSED),
+        troubles=(Trouble(Client.cut, waits_for=WINDOW_CLOSED),),
         must_show=(WINDOW_CLOSED,),
     )
 
@@ -237,7 +262,7 @@ def vanished_idle() -> Scenario:
         steps=(f"get {SMALL}", "read", "mark", "hold"),
         ends=End.IDLE,
         file=SMALL,
-        trouble=Trouble(Client.cut, waits_for=IDLE),
+        troubles=(Trouble(Client.cut, waits_for=IDLE),),
         must_show=(IDLE,),
     )
 
@@ -248,7 +273,7 @@ def vanished_before_its_request(*, half: bool = False) -> Scenario:
         story=f"connects, sends {'half a request' if half else 'nothing'}, and vanishes",
         steps=(*(["begin"] if half else []), "mark", "hold"),
         ends=End.HEAD,
-        trouble=Trouble(Client.cut, waits_for=IDLE),
+        troubles=(Trouble(Client.cut, waits_for=IDLE),),
         must_show=(IDLE,),
     )
 
@@ -262,6 +287,6 @@ def too_long_frozen(seconds: float) -> Scenario:
         ends=End.SILENT,
         buffer=0,
         rate=SLOW_LINK,
-        trouble=Trouble(Client.cut, Client.mend, seconds, IN_FLIGHT),
+        troubles=(Trouble(Client.cut, Client.mend, seconds, IN_FLIGHT),),
         must_show=(IN_FLIGHT, RETRANSMITS),
     )

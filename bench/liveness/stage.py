@@ -138,11 +138,12 @@ class Stage:
 
     def _finish(self, scenario: Scenario, client: Client, began: float) -> Result:
         last: dict[str, Any] = {}
+        troubles = iter(scenario.troubles)
         with _Process(client, self._server, scenario, 2 * scenario.seconds + 120) as process:
             for event in process.events():
                 last = event
                 if event["event"] in ("mark", "tell"):
-                    self._befall(scenario.trouble, client)
+                    self._befall(next(troubles), client)
                     process.go_on()
         seconds = time.monotonic() - began
         data = (self._server.root / scenario.file).read_bytes()
@@ -169,12 +170,8 @@ class Stage:
                     break
             else:
                 raise _Failed("the client ended before its trouble began")
-            trouble = scenario.trouble
-            assert trouble is not None
-            at = self._begin(trouble, client)
-            if trouble.mend is not None:
-                time.sleep(max(0.0, at + trouble.seconds - time.monotonic()))
-                trouble.mend(client)
+            (trouble,) = scenario.troubles
+            at = self._befall(trouble, client)
             with contextlib.suppress(BenchError):
                 wait_until(
                     lambda: self._watcher.history(client.address).released is not None,
@@ -205,13 +202,13 @@ class Stage:
 
     # --- both --------------------------------------------------------------------------------
 
-    def _befall(self, trouble: Trouble | None, client: Client) -> None:
-        if trouble is None:
-            return
+    def _befall(self, trouble: Trouble, client: Client) -> float:
+        """Let it happen from its beginning to its end, if it has one; when it began."""
         at = self._begin(trouble, client)
         if trouble.mend is not None:
             time.sleep(max(0.0, at + trouble.seconds - time.monotonic()))
             trouble.mend(client)
+        return at
 
     def _begin(self, trouble: Trouble, client: Client) -> float:
         """Let it happen, in the situation that it is to happen in; when that was."""

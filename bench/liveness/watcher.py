@@ -30,6 +30,7 @@ _PERIOD: Final = 0.25
 _HEALTH_PERIOD: Final = 2.0
 
 WINDOW_CLOSED: Final = "window closed"
+WINDOW_SHRUNK: Final = "window closed over what is in flight"
 IN_FLIGHT: Final = "in flight"
 RETRANSMITS: Final = "retransmits"
 HALF_CLOSED: Final = "half-closed"
@@ -51,6 +52,8 @@ class Facts:
     """Bytes that the server has written and the client has not acknowledged (Send-Q)."""
     timer: str
     """``on``: waits for an ACK; ``persist``: probes a closed window; ``keepalive``, or nothing."""
+    window: int
+    """What the client has room for, as it said last (snd_wnd)."""
     retransmitted: int
     last_ack: float
     """Seconds since anything was acknowledged."""
@@ -72,6 +75,7 @@ class Facts:
             peer=peer.rpartition(":")[0].strip("[]").removeprefix("::ffff:"),
             queued=int(queued),
             timer=find(r"timer:\((\w+)", ""),
+            window=int(find(r"snd_wnd:(\d+)", "0")),
             retransmitted=int(find(r"retrans:\d+/(\d+)", "0")),
             last_ack=int(find(r"lastack:(\d+)", "0")) / 1000,
             is_owned="users:((" in line,
@@ -83,7 +87,7 @@ class Facts:
         if self.queued and self.timer == "persist":
             seen.add(WINDOW_CLOSED)
         if self.queued and self.timer == "on":
-            seen.add(IN_FLIGHT)
+            seen.add(IN_FLIGHT if self.window else WINDOW_SHRUNK)
         if self.retransmitted:
             seen.add(RETRANSMITS)
         if self.state == "CLOSE-WAIT":

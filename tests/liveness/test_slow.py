@@ -40,6 +40,7 @@ UNREACHABLE = (
     play.unplugged(8),
     play.frozen(12),
     play.frozen_behind_a_closed_window(12),
+    play.frozen_after_shrinking(26),
 )
 
 

@@ -23,7 +23,10 @@ _USER_TIMEOUT_MS: Final = 10 * 24 * 3600 * 1000
 
 _CLOSE: Final = 7
 
-_INFO = struct.Struct("=BxBB 48x II 40x I 16x Q")
+_INFO = struct.Struct("=BxBB 20x I 24x II 40x I 16x Q")
+_WINDOW = struct.Struct("=I")
+_WINDOW_AT: Final = 228
+"""Where ``tcpi_snd_wnd`` stands (Linux 5.4)."""
 
 
 class TcpFacts(NamedTuple):
@@ -35,6 +38,8 @@ class TcpFacts(NamedTuple):
     """Timeouts in a row without an ACK that acknowledged something."""
     probes: int
     """Window and keepalive probes without any ACK since."""
+    unacked: int
+    """Segments in flight."""
     last_data_ms: int
     """Milliseconds since data came."""
     last_ack_ms: int
@@ -42,6 +47,14 @@ class TcpFacts(NamedTuple):
     total_retrans: int
     """Segments sent again in the connection's life."""
     bytes_acked: int
+    window: int
+    """Bytes that the peer has room for, as it last said; -1 where the kernel does not tell."""
+
+    @property
+    def took_window_back(self) -> bool:
+        """Whether the peer has no room for what it had asked for, and what is in flight (RFC 9293,
+        section 3.8.6: it should not, and we are to live with it)."""
+        return self.window == 0 and self.unacked > 0
 
     @property
     def is_dead(self) -> bool:
@@ -49,14 +62,17 @@ class TcpFacts(NamedTuple):
         return self.state in (0, _CLOSE)
 
 
-NOTHING_KNOWN: Final = TcpFacts(0, 0, 0, 0, 0, 0, 0)
+NOTHING_KNOWN: Final = TcpFacts(0, 0, 0, 0, 0, 0, 0, 0, -1)
 
 
 def facts_of_connection(sock: socket.socket) -> TcpFacts:
     """Return what the kernel knows now; `NOTHING_KNOWN` of a socket that is closed."""
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
-        return TcpFacts._make(_INFO.unpack(info))
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _WINDOW_AT + _WINDOW.size)
+        window = -1
+        if len(info) >= _WINDOW_AT + _WINDOW.size:
+            (window,) = _WINDOW.unpack_from(info, _WINDOW_AT)
+        return TcpFacts._make((*_INFO.unpack_from(info), window))
     except (OSError, struct.error):
         return NOTHING_KNOWN
 
@@ -77,9 +93,13 @@ def watch_over(sock: socket.socket, probe_interval: float) -> bool:
 
     * ``TCP_RTO_MAX_MS`` bounds the interval between retransmissions and between window probes.
       With it alone the kernel gives live peers up at 20 to 30 % loss, since it counts less time.
+      And a peer that `took_window_back` is reset after a silence of twice the interval, whatever
+      the user timeout (``tcp_rtx_probe0_timed_out()`` in ``net/ipv4/tcp_timer.c``).
     * ``TCP_USER_TIMEOUT`` keeps the kernel from giving up by its own count. It is itself a timer of
       progress: a peer whose window stays closed so long is reset though it answers every probe. So
-      it is ten days, and is to be taken away (`leave_to_kernel`) from a peer that pauses for one.
+      it is ten days.
+
+    So a peer that pauses for a day, or has taken its window back, is to be left to the kernel.
 
     Args:
         probe_interval: seconds, 1 to 120.

@@ -50,7 +50,7 @@ _POLITE: Final = 2.0
 the FIN is read and dropped: closed at once, it would be answered with a reset."""
 
 _DAY: Final = 86400.0
-"""Seconds of a pause after which the kernel's user timeout, which is days, is taken away."""
+"""Seconds of a pause after which the kernel's user timeout, which is ten of these, is lifted."""
 
 
 class Delivery(Enum):
@@ -229,7 +229,8 @@ class Connection(asyncio.Transport):
         verdict = self._peer.look(sample, limits)
         if self.transfer is not None:
             self.transfer.verdict = verdict.value
-        self._mind_user_timeout(verdict, self._peer.stalled(now), limits)
+        is_paused_for_long = verdict is Verdict.PAUSED and self._peer.stalled(now) > _DAY
+        self._watch(not (is_paused_for_long or facts.took_window_back), limits)
         return verdict
 
     def give_up(self) -> None:
@@ -243,17 +244,16 @@ class Connection(asyncio.Transport):
         self._has_timed_out = not self._transport.get_write_buffer_size()
         self._reset()
 
-    def _mind_user_timeout(self, verdict: Verdict, stalled: float, limits: Limits) -> None:
-        """Take the user timeout from a pause before it can end one, and give it back after."""
-        is_endless = verdict is Verdict.PAUSED and stalled > _DAY
-        if is_endless is self._is_unwatched or self._socket is None:
+    def _watch(self, wanted: bool, limits: Limits) -> None:
+        """Have the kernel ask often and leave the verdict to us, or leave all to it."""
+        if wanted is not self._is_unwatched or self._socket is None:
             return
         with contextlib.suppress(OSError):
-            if is_endless:
-                leave_to_kernel(self._socket)
-            else:
+            if wanted:
                 watch_over(self._socket, limits.probe_interval)
-            self._is_unwatched = is_endless
+            else:
+                leave_to_kernel(self._socket)
+            self._is_unwatched = not wanted
 
     # --- lanes -------------------------------------------------------------------------------
 
@@ -357,6 +357,7 @@ class Connection(asyncio.Transport):
             self._transport.close()
             return
         if self._is_left_to_the_kernel():
+            self._has_timed_out = True
             if self._socket is not None:
                 # An orphan of a watched-over socket is reset within seconds.
                 with contextlib.suppress(OSError):

@@ -259,7 +259,7 @@ def test_lanes_from_the_file_and_the_environment(
 
 def test_nobody_is_held_to_a_lane_by_default() -> None:
     settings = load(None)
-    assert (settings.http.pace, settings.http.window) == (0, 0)
+    assert (settings.http.pace, settings.http.window) == (0, 4 << 20)
     assert not settings.lanes.auto_lane
     assert (settings.lanes.pace, settings.lanes.window) == (1_250_000, 65_536)
 

@@ -264,6 +264,7 @@ class Connection(asyncio.Transport):
 
     def set_lane(self, wanted: Lane) -> None:
         """Hold all that is sent from now on to this lane; to be called between two answers."""
+        wanted = lane.needed(wanted)
         if wanted is not self._lane and self._socket is not None and not self.is_lost:
             lane.apply(self._socket, wanted, self._lane)
             self._lane = wanted

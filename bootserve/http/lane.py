@@ -15,12 +15,15 @@ goes through asyncio, which writes without waiting: it may exceed the window by 
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import struct
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from bootserve.catalog.lanes import Lane
+from bootserve.catalog.lanes import UNLIMITED, Lane
 
 logger = logging.getLogger("bootserve.http")
 
@@ -34,8 +37,32 @@ _RATE: Final = struct.Struct("@L")
 _UNLIMITED: Final = 2 ** (8 * _RATE.size) - 1
 
 _WMEM_MAX: Final = Path("/proc/sys/net/core/wmem_max")
+_TCP_WMEM: Final = Path("/proc/sys/net/ipv4/tcp_wmem")
+
+_ROOMY: Final = 1 << 20
+"""Bytes from which on a window is there to bound, and not to be kind: none at all is then better
+than one of half its size."""
 
 _told: set[str] = set()
+
+
+@lru_cache(maxsize=256)
+def needed(lane: Lane) -> Lane:
+    """Return what of a lane the kernel does not do by itself.
+
+    It never has more on its way than the largest of ``net.ipv4.tcp_wmem`` (tcp(7)), 4 MiB unless
+    somebody has raised it, and it costs less to leave that to it.
+    """
+    if lane.window is None or lane.window < _own_bound():
+        return lane
+    return replace(lane, window=None) if lane.pace is not None else UNLIMITED
+
+
+def _own_bound() -> float:
+    try:
+        return int(_TCP_WMEM.read_text().split()[2])
+    except (OSError, ValueError, IndexError):
+        return math.inf
 
 
 def burst(lane: Lane, most: int) -> int:
@@ -80,12 +107,14 @@ def _window(sock: socket.socket, window: int | None) -> None:
     except PermissionError:
         _tell_once(
             "wmem_max",
-            "a window of %d bytes was asked for, and the kernel permits %d;"
+            "a window of %d bytes was asked for, and the kernel permits %d at most;"
             " `sysctl -w net.core.wmem_max=%d` as root permits it",
             window,
             _bound(sock),
             window // 2,
         )
+        if window >= _ROOMY:
+            _give_back(sock)
 
 
 def _give_back(sock: socket.socket) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from bootserve.assembly import watched_ledger
 from bootserve.catalog.catalog import Catalog
-from bootserve.catalog.lanes import Lane
+from bootserve.catalog.lanes import UNLIMITED, Lane
 from bootserve.http import lane as lanes
 from bootserve.http.app import create_app
 from bootserve.http.lane import SO_MAX_PACING_RATE
@@ -386,9 +386,26 @@ async def test_a_window_that_the_kernel_does_not_permit_is_reported_once(
     for _ in range(3):
         lanes.apply(Sock(), Lane(None, 1 << 20), Lane())  # type: ignore[arg-type]
     assert caplog.messages == [
-        "a window of 1048576 bytes was asked for, and the kernel permits 425984;"
+        "a window of 1048576 bytes was asked for, and the kernel permits 425984 at most;"
         " `sysctl -w net.core.wmem_max=524288` as root permits it"
     ]
+
+
+def test_what_the_kernel_bounds_by_itself_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tcp_wmem").write_text("4096\t16384\t4194304\n")
+    monkeypatch.setattr(lanes, "_TCP_WMEM", tmp_path / "tcp_wmem")
+    lanes.needed.cache_clear()
+    try:
+        assert lanes.needed(Lane(None, 4 << 20)) is UNLIMITED
+        assert lanes.needed(Lane(1000, 8 << 20)) == Lane(1000, None)
+        assert lanes.needed(Lane(None, 2 << 20)) == Lane(None, 2 << 20)
+        (tmp_path / "tcp_wmem").write_text("4096\t16384\t67108864\n")
+        lanes.needed.cache_clear()
+        assert lanes.needed(Lane(None, 4 << 20)) == Lane(None, 4 << 20)
+    finally:
+        lanes.needed.cache_clear()
 
 
 async def test_a_kernel_without_lanes_serves_all_the_same(

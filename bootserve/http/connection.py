@@ -45,6 +45,8 @@ TAIL_UNANSWERED = 3
 nobody answered, after which a tail that is wholly in the kernel is left to the kernel, which goes
 on sending it. Both are needed: a paused client answers probes, but these may be minutes apart."""
 
+_CLOSE: Final = b"\r\nconnection: close\r\n"
+
 _POLITE: Final = 2.0
 """Seconds between our FIN on an idle connection and its end, in which a request that has crossed
 the FIN is read and dropped: closed at once, it would be answered with a reset."""
@@ -88,6 +90,7 @@ class Connection(asyncio.Transport):
         "_socket",
         "_transport",
         "gone",
+        "promise",
         "transfer",
     )
 
@@ -109,6 +112,8 @@ class Connection(asyncio.Transport):
         self._peer: Peer | None = None
         self.transfer: Transfer | None = None
         """What is on its way now, if it is in the ledger."""
+        self.promise = b""
+        """The end of the next head, if the connection is kept; it has its blank line."""
         self.gone = ""
         """Why we have given the client up, if we have."""
         self._lane = UNLIMITED
@@ -411,7 +416,8 @@ class Connection(asyncio.Transport):
         if self._corked is None:
             self._transport.write(data)
         elif not self._corked:
-            self._corked = bytes(data)
+            is_kept = self.promise and _CLOSE not in data.lower()
+            self._corked = bytes(data[:-2]) + self.promise if is_kept else bytes(data)
         else:
             head, self._corked = self._corked, None
             self._transport.write(b"".join((head, data)))

@@ -49,7 +49,8 @@ class DoorState(ServerState):
         self.limits = Limits(self.manners.silence_limit)
         self.options: tuple[Option, ...] | None = None
         """What is set on accepted sockets, if it is not what `listener` sets by itself."""
-        self.keep_alive_header: tuple[bytes, bytes] | None = None
+        self.promise = b""
+        """The end of each head that says for how long a connection is kept, see `keep_for`."""
         self.is_draining = False
         self.has_successor = False
         """Whether another process accepts on the same sockets, so that nobody need hurry."""
@@ -57,6 +58,13 @@ class DoorState(ServerState):
         """Connections that owe us an ACK and do not answer, at the last sweep."""
         self._idle: dict[BootProtocol, float] = {}
         self._leaving: set[BootProtocol] = set()
+
+    def keep_for(self, seconds: int) -> None:
+        """Say so in answers: whoever is told does not use a connection when we close it.
+
+        RFC 9112, section 9.3, has it kept without a word, but for how long is for each to guess.
+        """
+        self.promise = b"connection: keep-alive\r\nkeep-alive: timeout=%d\r\n\r\n" % seconds
 
     def prepare(self, sock: socket.socket) -> None:
         """Set what a client's verdict needs, on a listening socket or a connection.

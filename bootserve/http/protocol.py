@@ -6,7 +6,7 @@ that it relies on: ``connection_made``, ``connection_lost``, ``data_received``, 
 ``timeout_keep_alive_handler``, ``timeout_keep_alive_task``, ``shutdown``, ``server_state``,
 ``_unsupported_upgrade_warning``, ``on_response_complete``, ``flow``, ``pipeline``; and
 of a request's cycle: ``response_started``, ``response_complete``, ``keep_alive``, ``disconnected``,
-``default_headers``, ``message_event``, and, in `extensions`, ``flow``, ``scope``,
+``message_event``, and, in `extensions`, ``flow``, ``scope``,
 ``expected_content_length`` and ``chunked_encoding``.
 """
 
@@ -42,7 +42,6 @@ _CHECKED_REQUESTS = 100
 """Requests after which the options of accepted connections are no longer read back."""
 
 _NO_OPTIONS: dict[str, Any] = {}
-_KEPT_ALIVE = (b"connection", b"keep-alive")
 
 _reported: set[str] = set()
 _malformed = QuietLog(logger)
@@ -181,14 +180,7 @@ class BootProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._state.is_draining:
             self.cycle.keep_alive = False
-        elif self.cycle.keep_alive and self._state.keep_alive_header is not None:
-            # RFC 9112, section 9.6, leaves it to us to say how long; clients that are told do not
-            # use a connection at the very moment at which we close it.
-            self.cycle.default_headers = [
-                *self.cycle.default_headers,
-                _KEPT_ALIVE,
-                self._state.keep_alive_header,
-            ]
+        self.connection.promise = self._state.promise if self.cycle.keep_alive else b""
 
     def on_response_complete(self) -> None:
         # The answer to a HEAD has no body that would take its head along.

@@ -63,7 +63,7 @@ class HttpServer(uvicorn.Server):
         promised = int(config.timeout_keep_alive)
         config.timeout_keep_alive = config.timeout_keep_alive + _POOL_MARGIN  # type: ignore[assignment]
         self.state = DoorState(budget, manners)
-        self.state.keep_alive_header = (b"keep-alive", b"timeout=%d" % promised)
+        self.state.keep_for(promised)
         self.server_state = self.state
         self.servers = []
         self._acceptors: list[Acceptor] = []

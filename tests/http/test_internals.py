@@ -59,8 +59,7 @@ ATTRIBUTES = [
 ]
 
 CYCLE_ATTRIBUTES = [
-    *("chunked_encoding", "default_headers", "disconnected", "expected_content_length"),
-    *("flow", "keep_alive"),
+    *("chunked_encoding", "disconnected", "expected_content_length", "flow", "keep_alive"),
     *("message_event", "response_complete", "response_started", "scope"),
 ]
 

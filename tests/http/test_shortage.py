@@ -183,6 +183,7 @@ async def test_who_has_to_wait_does_so_outside(full: Door) -> None:
         answer = await read_to_end(client)
     assert re.search(rb"retry-after: [1-9]", answer.lower())
     assert b"connection: close" in answer.lower()
+    assert b"keep-alive" not in answer.lower()
     await eventually(lambda: full.server.state.budget.connections == 0)
 
 

@@ -24,8 +24,8 @@ PORT = 8080
 SMALL = os.urandom(30_000)
 
 SERVER = """
-import bootserve.http.connection as connection
-connection.TAIL_SILENCE = 1.0
+import bootserve.http.watched as watched
+watched.TAIL_SILENCE = 1.0
 from bootserve.cli import main
 main()
 """

@@ -94,12 +94,14 @@ def watch_over(sock: socket.socket, probe_interval: float) -> bool:
     * ``TCP_RTO_MAX_MS`` bounds the interval between retransmissions and between window probes.
       With it alone the kernel gives live peers up at 20 to 30 % loss, since it counts less time.
       And a peer that `took_window_back` is reset after a silence of twice the interval, whatever
-      the user timeout (``tcp_rtx_probe0_timed_out()`` in ``net/ipv4/tcp_timer.c``).
+      the user timeout (``tcp_rtx_probe0_timed_out()`` in ``net/ipv4/tcp_timer.c``). And a closed
+      window is probed 15 times (``net.ipv4.tcp_retries2``) without an answer, and no more.
     * ``TCP_USER_TIMEOUT`` keeps the kernel from giving up by its own count. It is itself a timer of
       progress: a peer whose window stays closed so long is reset though it answers every probe. So
       it is ten days.
 
-    So a peer that pauses for a day, or has taken its window back, is to be left to the kernel.
+    So a peer that pauses for a day, has taken its window back, or has left enough probes without an
+    answer is to be left to the kernel.
 
     Args:
         probe_interval: seconds, 1 to 120.

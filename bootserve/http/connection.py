@@ -33,17 +33,18 @@ class Connection(WatchedTransport):
     tail less patience, and drops it if the client sends anything more (RFC 9112, section 9.6).
     """
 
-    __slots__ = ("_corked", "_lane", "_linger", "_loop", "_pump", "promise")
+    __slots__ = ("_corked", "_is_kept", "_lane", "_linger", "_loop", "_pump", "promise")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(transport)
         self._loop = loop
         self._corked: bytes | None = None
+        self._is_kept = False
         self._linger: asyncio.TimerHandle | None = None
         self._pump: FilePump | None = None
         self._lane = UNLIMITED
         self.promise = b""
-        """The end of the next head, if the connection is kept; it has its blank line."""
+        """The end of each head after which the connection is kept, with its blank line."""
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
@@ -68,13 +69,17 @@ class Connection(WatchedTransport):
 
     # --- heads -------------------------------------------------------------------------------
 
-    def cork(self) -> None:
+    def cork(self, *, is_kept: bool) -> None:
         """Keep what is written next until more is written, or `uncork` is called.
 
         The head of an answer and a small body then share a system call and a segment. ASGI asks for
         it too: a head is to be sent with the first piece of the body, not before.
+
+        Args:
+            is_kept: whether the connection is to be kept, as far as is known before the head.
         """
         self._corked = b""
+        self._is_kept = is_kept
 
     def uncork(self) -> None:
         head, self._corked = self._corked, None
@@ -115,9 +120,10 @@ class Connection(WatchedTransport):
         pump = self._pump
         try:
             return await pump.run()
-        except OSError:
+        except OSError as error:
             if not self.is_lost and not self._facts().is_dead:
                 raise
+            self._note(error.errno)
             await self._notice_the_end()
             return pump.sent
         finally:
@@ -184,8 +190,8 @@ class Connection(WatchedTransport):
             self._transport.write(data)
         elif not self._corked:
             head = bytes(data)
-            is_kept = self.promise and _CLOSE not in head.lower()
-            self._corked = head[:-2] + self.promise if is_kept else head
+            is_promised = self._is_kept and self.promise and _CLOSE not in head.lower()
+            self._corked = head[:-2] + self.promise if is_promised else head
         else:
             head, self._corked = self._corked, None
             self._transport.write(b"".join((head, data)))

@@ -55,7 +55,7 @@ class FileSends:
         kind = message["type"]
         if kind == "http.response.start":
             if not self._cycle.response_started:
-                self._connection.cork()
+                self._connection.cork(is_kept=self._cycle.keep_alive)
         elif kind == ZERO_COPY:
             return self._zero_copy(**{k: v for k, v in message.items() if k != "type"})
         elif kind == PATH:

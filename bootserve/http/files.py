@@ -161,7 +161,7 @@ class FileAnswer:
             if end is End.COMPLETE:
                 delivery = await connection.delivered(begin + transfer.total)
                 end, reason = _VERDICTS[delivery]
-            if connection.gone:
+            if connection.gone and end in (End.CLIENT_LEFT, End.UNCONFIRMED):
                 reason = connection.gone
                 end = End.CLIENT_SILENT if end is End.CLIENT_LEFT else end
         except Exception:

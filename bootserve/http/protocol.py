@@ -77,6 +77,7 @@ class BootProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connection = Connection(transport, self.loop)
         self._state = state_of(self.server_state)
+        self.connection.promise = self._state.promise
         self._state.budget.connections += 1
         self._running: RequestResponseCycle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -180,7 +181,6 @@ class BootProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._state.is_draining:
             self.cycle.keep_alive = False
-        self.connection.promise = self._state.promise if self.cycle.keep_alive else b""
 
     def on_response_complete(self) -> None:
         # The answer to a HEAD has no body that would take its head along.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import struct
 from enum import Enum, auto
@@ -37,6 +38,13 @@ TAIL_UNANSWERED = 3
 """When the process is about to leave: seconds without any ACK, and retransmissions or probes that
 nobody answered, after which a tail that is wholly in the kernel is left to the kernel, which goes
 on sending it. Both are needed: a paused client answers probes, but these may be minutes apart."""
+
+_GIVEN_UP: Final = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+_MORE_PROBES: Final = 2
+"""Unanswered window probes beyond those that a verdict takes, after which the others may be two
+minutes apart again: the kernel has only ``net.ipv4.tcp_retries2`` of them, 15, and then gives up,
+whatever the user timeout (``tcp_probe_timer()`` in ``net/ipv4/tcp_timer.c``)."""
 
 _DAY: Final = 86400.0
 """Seconds of a pause after which the kernel's user timeout, which is ten of these, is lifted."""
@@ -141,7 +149,8 @@ class WatchedTransport(asyncio.Transport):
     def connection_lost(self, error: Exception | None) -> None:
         """Keep the last facts; called while the socket is still open."""
         self.acked()
-        self._has_timed_out |= isinstance(error, TimeoutError)
+        if isinstance(error, OSError):
+            self._note(error.errno)
         self._lost.set()
         # By these (the second since CPython 3.12) asyncio's transport holds itself:
         # without them all is freed now, and not when the garbage collector gets to it.
@@ -154,9 +163,14 @@ class WatchedTransport(asyncio.Transport):
     def _timed_out(self) -> bool:
         """Whether the kernel gave a silent client up, after it had taken everything from us."""
         if not self.is_lost and self._socket is not None:
-            error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self._has_timed_out |= error == errno.ETIMEDOUT
+            self._note(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         return self._has_timed_out and not self._transport.get_write_buffer_size()
+
+    def _note(self, error: int | None) -> None:
+        """Tell a kernel that gave the client up from a client that left."""
+        if error in _GIVEN_UP:
+            self._has_timed_out = True
+            self.gone = self.gone or f"the kernel has given it up: {os.strerror(error or 0)}"
 
     def _is_left_to_the_kernel(self) -> bool:
         return (
@@ -200,7 +214,9 @@ class WatchedTransport(asyncio.Transport):
         if self.transfer is not None:
             self.transfer.verdict = verdict.value
         is_paused_for_long = verdict is Verdict.PAUSED and self._peer.stalled(now) > _DAY
-        self._watch(not (is_paused_for_long or facts.took_window_back), limits)
+        has_been_asked = facts.probes >= limits.unanswered + _MORE_PROBES
+        is_kernels = is_paused_for_long or facts.took_window_back or has_been_asked
+        self._watch(not is_kernels, limits)
         return verdict
 
     def give_up(self) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import socket
 import struct
 import termios
+from pathlib import Path
 from typing import Final, NamedTuple
 
 TCP_RTO_MAX_MS: Final = 44
@@ -20,6 +21,8 @@ KERNEL_RTO_MAX_MS: Final = 120_000
 """What the kernel does without `TCP_RTO_MAX_MS` (``TCP_RTO_MAX`` in ``net/tcp.h``)."""
 
 _USER_TIMEOUT_MS: Final = 10 * 24 * 3600 * 1000
+
+_RETRIES: Final = Path("/proc/sys/net/ipv4/tcp_retries2")
 
 _CLOSE: Final = 7
 
@@ -127,6 +130,14 @@ def leave_to_kernel(sock: socket.socket) -> None:
     """
     _set_rto_max(sock, KERNEL_RTO_MAX_MS)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+
+def probe_retries() -> int:
+    """How many window probes without an answer the kernel makes (``net.ipv4.tcp_retries2``)."""
+    try:
+        return int(_RETRIES.read_text())
+    except (OSError, ValueError):
+        return 15
 
 
 def _set_rto_max(sock: socket.socket, milliseconds: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import Callable, Iterator
 
@@ -18,7 +19,10 @@ from bootserve.http.listener import prepare
 from bootserve.http.protocol import BootProtocol
 from bootserve.http.sweep import Sweep
 from bootserve.settings import Settings
+from bootserve.tcp import KERNEL_RTO_MAX_MS, probe_retries
 from bootserve.watch.budget import Budget
+
+logger = logging.getLogger("bootserve.http")
 
 _POOL_MARGIN = 2.0
 """Seconds for which a kept connection is honoured beyond what is promised: a request that was sent
@@ -89,6 +93,8 @@ class HttpServer(uvicorn.Server):
         for sock in sockets or []:
             prepare(sock)
             self.state.prepare(sock)
+        self._check_probes()
+        for sock in sockets or []:
             acceptor = Acceptor(sock, self._make_protocol, self.state, self.config.ssl)
             acceptor.start()
             self._acceptors.append(acceptor)
@@ -103,6 +109,17 @@ class HttpServer(uvicorn.Server):
         for acceptor in self._acceptors:
             await acceptor.settled()
         await super().shutdown(sockets)
+
+    def _check_probes(self) -> None:
+        limits = self.state.limits
+        needed = limits.enough_probes + math.ceil(limits.silence * 1000 / KERNEL_RTO_MAX_MS)
+        if probe_retries() < needed:
+            logger.warning(
+                "http.silence_limit: before %g s are over this kernel gives clients up that do not"
+                " read; `sysctl -w net.ipv4.tcp_retries2=%d` as root lets it wait as long",
+                limits.silence,
+                needed,
+            )
 
     def cut(self) -> None:
         """End every request now."""

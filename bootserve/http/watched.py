@@ -41,11 +41,6 @@ on sending it. Both are needed: a paused client answers probes, but these may be
 
 _GIVEN_UP: Final = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
-_MORE_PROBES: Final = 2
-"""Unanswered window probes beyond those that a verdict takes, after which the others may be two
-minutes apart again: the kernel has only ``net.ipv4.tcp_retries2`` of them, 15, and then gives up,
-whatever the user timeout (``tcp_probe_timer()`` in ``net/ipv4/tcp_timer.c``)."""
-
 _DAY: Final = 86400.0
 """Seconds of a pause after which the kernel's user timeout, which is ten of these, is lifted."""
 
@@ -214,7 +209,7 @@ class WatchedTransport(asyncio.Transport):
         if self.transfer is not None:
             self.transfer.verdict = verdict.value
         is_paused_for_long = verdict is Verdict.PAUSED and self._peer.stalled(now) > _DAY
-        has_been_asked = facts.probes >= limits.unanswered + _MORE_PROBES
+        has_been_asked = facts.probes >= limits.enough_probes
         is_kernels = is_paused_for_long or facts.took_window_back or has_been_asked
         self._watch(not is_kernels, limits)
         return verdict

@@ -73,6 +73,15 @@ class Limits:
         return Limits(min(self.silence, PRESSURE_LIMIT), self.unanswered)
 
     @property
+    def enough_probes(self) -> int:
+        """Unanswered window probes after which a verdict needs no more of them for long.
+
+        The kernel has only so many (``net.ipv4.tcp_retries2``), and then gives up by itself,
+        whatever the user timeout (``tcp_probe_timer()`` in ``net/ipv4/tcp_timer.c``).
+        """
+        return self.unanswered + 2
+
+    @property
     def sweep_interval(self) -> float:
         """Seconds between two looks at a peer."""
         return min(max(self.silence / 20, 0.25), 5.0)

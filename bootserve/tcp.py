@@ -132,6 +132,14 @@ def leave_to_kernel(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
 
+def has_unread(sock: socket.socket) -> bool:
+    """Whether data have come that nobody has read (FIONREAD, tcp(7))."""
+    try:
+        return fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)) != bytes(4)
+    except (OSError, ValueError):
+        return False
+
+
 def probe_retries() -> int:
     """How many window probes without an answer the kernel makes (``net.ipv4.tcp_retries2``)."""
     try:

@@ -67,16 +67,15 @@ class Acceptor:
     def start(self) -> None:
         self._listen()
 
-    def stop(self, *, is_last: bool) -> None:
-        """Accept no more.
+    def stop(self) -> None:
+        """Accept no more, after those who are in the queue now.
 
-        Args:
-            is_last: nobody else accepts on this socket, so those who are in its queue come in now;
-                with the socket they would be reset.
+        They would be reset with the socket, if nobody else accepts on it.
         """
-        if is_last and not self._is_stopped:
-            while self._accept_one():
-                pass
+        if not self._is_stopped:
+            for _ in range(socket.SOMAXCONN):
+                if not self._accept_one():
+                    break
         self._is_stopped = True
         self._leave_alone(None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ from bootserve.catalog.lanes import UNLIMITED, Lane
 from bootserve.http import lane
 from bootserve.http.watched import FIRST_LOOK, LONGEST_LOOK, Delivery, WatchedTransport
 from bootserve.http.zerocopy import BURST, FilePump
-from bootserve.tcp import leave_to_kernel
+from bootserve.tcp import has_unread
 
 __all__ = ["EXTENSION", "Connection", "Delivery"]
 
@@ -156,16 +155,21 @@ class Connection(WatchedTransport):
             return
         if self._is_left_to_the_kernel():
             self._has_timed_out = True
-            if self._socket is not None:
-                # An orphan of a watched-over socket is reset within seconds.
-                with contextlib.suppress(OSError):
-                    leave_to_kernel(self._socket)
             self._transport.close()
             return
         self._linger = self._loop.call_later(pause, self._look_again, min(pause * 2, LONGEST_LOOK))
 
-    def close_idle(self) -> None:
-        """Close a connection on which nothing is owed, without a reset for a late request."""
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the client has all that was sent to it, and has sent nothing since."""
+        return not self.waiting() and not (self._socket and has_unread(self._socket))
+
+    def close_idle(self, seconds: float = _POLITE) -> None:
+        """Close a connection on which nothing is owed, without a reset for a late request.
+
+        Args:
+            seconds: how long the client's own FIN is waited for.
+        """
         if self._closing or self._socket is None or self.waiting():
             self.close()
             return
@@ -176,7 +180,7 @@ class Connection(WatchedTransport):
             self._transport.abort()
             return
         # The client's own FIN ends it sooner, see `eof_received` of the protocol.
-        self._linger = self._loop.call_later(_POLITE, self._transport.close)
+        self._linger = self._loop.call_later(seconds, self._transport.close)
 
     # --- all else is asyncio's ---------------------------------------------------------------
 

@@ -27,6 +27,9 @@ or busy, acknowledges nothing; machines that stood still for 330 s have gone on 
 _NEWCOMER: Final = 2.0
 """Seconds that a connection has for its first request before it counts as idle."""
 
+_HURRY: Final = 0.2
+"""Seconds in which a connection that has to make room may still be closed by its client."""
+
 _LOOKED_AT: Final = 64
 """Idle connections that are looked at to find one that may go."""
 
@@ -96,7 +99,7 @@ class DoorState(ServerState):
     def relieve(self, now: float) -> None:
         """Let idle connections go as long as descriptors are short."""
         if self.budget.is_short:
-            # Those that have been let go hold theirs till the end of this turn of the loop.
+            # Those that have been let go hold theirs for a moment yet.
             excess = self.budget.in_use - len(self._leaving) - self.budget.admission
             self.close_idle(now, max(int(excess), 0))
 
@@ -108,13 +111,16 @@ class DoorState(ServerState):
                 break
             if connection.is_newcomer and now - since < _NEWCOMER:
                 continue
-            if connection.connection.waiting():
-                # Its client has not got the end of its answer: it is idle from then on.
+            if connection.is_asking or not connection.connection.is_quiet:
+                # A request is on its way in, or the end of an answer on its way out.
                 self.rest(connection, now)
                 continue
             del self._idle[connection]
             self._leaving.add(connection)
-            connection.connection.close()
+            if self.budget.may_accept:
+                connection.connection.close_idle(_HURRY)
+            else:
+                connection.connection.close()
             closed += 1
         return closed
 

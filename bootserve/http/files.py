@@ -14,7 +14,7 @@ from bootserve.catalog.catalog import Catalog
 from bootserve.http.connection import EXTENSION, Connection, Delivery
 from bootserve.http.extensions import ZERO_COPY
 from bootserve.http.preconditions import CONDITIONS, Answer, Validators, evaluate
-from bootserve.watch.budget import BIG_FILE, Budget
+from bootserve.watch.budget import TRIFLE, Budget
 from bootserve.watch.ledger import End, Ledger, Transfer
 
 _CONTENT_TYPES = {".efi": "application/efi", ".ipxe": "text/plain; charset=utf-8"}
@@ -78,21 +78,23 @@ class FileAnswer:
         with self._asset:
             answer, validators = self._evaluate(scope)
             has_body = scope["method"] != "HEAD" and answer.status in (200, 206)
-            is_big = has_body and answer.length >= BIG_FILE
-            if is_big and not self._budget.may_begin:
+            if has_body and not self._budget.may_begin(answer.length):
                 self._asset.close()
                 await self._refusal()(scope, receive, send)
                 return
-            begun = self._budget.begin() if is_big else None
+            is_counted = has_body and answer.length > TRIFLE
+            begun = self._budget.begin() if is_counted else None
+            end = End.COMPLETE
             try:
                 await send(self._head(answer, validators))
                 if has_body:
-                    await self._body(answer, scope, receive, send)
+                    end = End.SERVER_STOPPED
+                    end = await self._body(answer, scope, receive, send)
                 else:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
             finally:
                 if begun is not None:
-                    self._budget.end(begun)
+                    self._budget.end(begun, is_whole=end.is_normal)
 
     def _evaluate(self, scope: Scope) -> tuple[Answer, Validators]:
         modified = min(self._asset.mtime_ns // 1_000_000_000, int(time.time()))
@@ -126,7 +128,7 @@ class FileAnswer:
             "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
         }
 
-    async def _body(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _body(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> End:
         client = client_host(scope)
         seen = self._catalog.sightings.at(client)
         transfer = self._ledger.open(
@@ -151,7 +153,7 @@ class FileAnswer:
         try:
             if connection is None:
                 end, reason = await self._stream(answer, transfer, receive, send)
-                return
+                return end
             end, reason = await self._send_all(answer, transfer, send, connection, begin)
             if end in (End.FILE_ERROR, End.FILE_CHANGED):
                 # At once: what is still under way would only look like more of a file.
@@ -164,6 +166,7 @@ class FileAnswer:
             if connection.gone and end in (End.CLIENT_LEFT, End.UNCONFIRMED):
                 reason = connection.gone
                 end = End.CLIENT_SILENT if end is End.CLIENT_LEFT else end
+            return end
         except Exception:
             end, reason = End.SERVER_ERROR, "see the traceback"
             raise
@@ -171,6 +174,7 @@ class FileAnswer:
             transfer.close(end, reason)
             if connection and connection.transfer is transfer:
                 connection.transfer = None
+                connection.settled_at = time.monotonic()
 
     async def _send_all(
         self, answer: Answer, transfer: Transfer, send: Send, connection: Connection, begin: int

@@ -69,6 +69,7 @@ class BootProtocol(HttpToolsProtocol):
         "_head_timer",
         "_is_deaf",
         "_is_in_head",
+        "_kept_until",
         "_running",
         "_state",
         "connection",
@@ -82,6 +83,7 @@ class BootProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._kept_until = 0.0
         self._is_in_head = True
         self._is_deaf = False
         self._check_options(transport)
@@ -149,7 +151,7 @@ class BootProtocol(HttpToolsProtocol):
         self.connection.leave()
         if not self._state.has_successor:
             super().shutdown()
-        elif self.is_answering:
+        elif self.is_answering and not self.cycle.response_started:
             self.cycle.keep_alive = False
         # Else it goes on to its promised end: a request may be on its way.
 
@@ -157,6 +159,11 @@ class BootProtocol(HttpToolsProtocol):
     def is_newcomer(self) -> bool:
         """Whether no request has come so far."""
         return self.cycle is None
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a part of a further request's head has come."""
+        return self._is_in_head and self.cycle is not None
 
     @property
     def is_answering(self) -> bool:
@@ -179,25 +186,40 @@ class BootProtocol(HttpToolsProtocol):
         self._head_is_over()
         self._state.wake(self)
         super().on_headers_complete()
-        if self._state.is_draining:
+        if self._state.is_draining or self.expect_100_continue:
+            # Whoever asks before it sends a body is answered without it, and may then send the
+            # body or the next request: nobody can tell.
             self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         # The answer to a HEAD has no body that would take its head along.
         self.connection.uncork()
         super().on_response_complete()
+        now = self.loop.time()
+        self._kept_until = now + self.timeout_keep_alive
         if not (self.is_answering or self.pipeline or self.connection.is_closing()):
-            self._state.rest(self, self.loop.time())
+            self._state.rest(self, now)
 
     def timeout_keep_alive_handler(self) -> None:
         """Idleness begins when the client has everything, not when the kernel took it all."""
-        if self.connection.waiting() and not self.connection.is_closing():
+        now = self.loop.time()
+        is_settled = self.connection.transfer is None and not self.connection.waiting()
+        if not (is_settled or self.connection.is_closing()):
+            self._kept_until = now + self.timeout_keep_alive
+        else:
+            settled = self.connection.settled_at + self.timeout_keep_alive
+            self._kept_until = max(self._kept_until, settled)
+        if now < self._kept_until:
             self._arm_keep_alive()
             return
+        self._state.wake(self)
         self.connection.close_idle()
 
     def _mind_idleness(self) -> None:
-        """Any data ends uvicorn's keep-alive timer, even data that begins no request."""
+        """Any data ends uvicorn's keep-alive timer, even data that begins no request.
+
+        They do not lengthen the time: a client could keep us for ever with blank lines.
+        """
         if (
             self.timeout_keep_alive_task is None
             and not self._is_in_head
@@ -208,8 +230,8 @@ class BootProtocol(HttpToolsProtocol):
             self._arm_keep_alive()
 
     def _arm_keep_alive(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_at(
+            self._kept_until, self.timeout_keep_alive_handler
         )
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:

@@ -105,7 +105,7 @@ class HttpServer(uvicorn.Server):
         # uvicorn tells the connections that it knows of; those still to be made must know it too.
         self.state.is_draining = True
         for acceptor in self._acceptors:
-            acceptor.stop(is_last=not self.state.has_successor)
+            acceptor.stop()
         for acceptor in self._acceptors:
             await acceptor.settled()
         await super().shutdown(sockets)

@@ -33,11 +33,7 @@ class Sweep:
         """Sweep until cancelled."""
         while True:
             await asyncio.sleep(self._state.limits.sweep_interval)
-            try:
-                await self.once()
-            except Exception as error:
-                # A defect in here must not take down what is being sent.
-                _defects.log(logging.ERROR, "HTTP: a defect hit the sweep", error=error)
+            await self.once()
 
     async def once(self) -> None:
         """Look at every connection that is there now."""
@@ -49,13 +45,23 @@ class Sweep:
                 await asyncio.sleep(0)
             if not isinstance(protocol, BootProtocol):
                 continue
-            connection = protocol.connection
-            verdict = protocol.look(loop.time())
-            if verdict is Verdict.GONE:
-                connection.give_up()
-            elif verdict is Verdict.SILENT and connection.peer is not None:
-                silent.append((connection.peer, connection))
+            try:
+                silent += _look(protocol, loop.time())
+            except Exception as error:
+                # A defect in here must not take down what is being sent.
+                _defects.log(logging.ERROR, "HTTP: a defect hit the sweep", error=error)
         state.silent = len(silent)
-        if state.budget.is_short or not state.budget.may_begin:
+        if state.budget.is_short or not state.budget.may_begin():
             for connection in first_to_go(silent, state.limits, _GIVEN_UP_PER_SWEEP):
                 connection.give_up()
+
+
+def _look(protocol: BootProtocol, now: float) -> list[tuple[Peer, Connection]]:
+    """Look at one connection; return it if its client is silent."""
+    connection = protocol.connection
+    verdict = protocol.look(now)
+    if verdict is Verdict.GONE:
+        connection.give_up()
+    elif verdict is Verdict.SILENT and connection.peer is not None:
+        return [(connection.peer, connection)]
+    return []

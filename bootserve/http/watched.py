@@ -70,6 +70,7 @@ class WatchedTransport(asyncio.Transport):
         "_socket",
         "_transport",
         "gone",
+        "settled_at",
         "transfer",
     )
 
@@ -87,6 +88,8 @@ class WatchedTransport(asyncio.Transport):
         self._peer: Peer | None = None
         self.transfer: Transfer | None = None
         """What is on its way now, if it is in the ledger."""
+        self.settled_at = 0.0
+        """When what became of the last one was known, in monotonic seconds."""
         self.gone = ""
         """Why we have given the client up, if we have."""
 
@@ -146,6 +149,10 @@ class WatchedTransport(asyncio.Transport):
         self.acked()
         if isinstance(error, OSError):
             self._note(error.errno)
+        if self._socket is not None:
+            # What is left of it, be it a FIN, would else be sent for as long as the user timeout.
+            with contextlib.suppress(OSError):
+                leave_to_kernel(self._socket)
         self._lost.set()
         # By these (the second since CPython 3.12) asyncio's transport holds itself:
         # without them all is freed now, and not when the garbage collector gets to it.
@@ -197,7 +204,8 @@ class WatchedTransport(asyncio.Transport):
         sample = Sample(
             now=now,
             heard=min(facts.last_ack_ms, facts.last_data_ms) / 1000,
-            probes=facts.probes,
+            # Without a route nothing goes out, and only the first of these counts the attempts.
+            probes=max(facts.retransmits, facts.probes),
             total_retrans=facts.total_retrans,
             acked=facts.bytes_acked,
             waiting=self.waiting(),

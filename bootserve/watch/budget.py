@@ -10,8 +10,9 @@ Rules of this module:
   transfer that has begun is never ended for want of descriptors.
 * Three lines, from the top: up to the **limit** there is a spare for what is open for a moment
   (directories on the way to a file, a reading thread's copy). Up to the **ceiling** connections are
-  accepted. Up to the **admission** line big files are begun; what lies between is the reserve, in
-  which scripts, health and refusals still get through.
+  accepted. Up to the **admission** line big files are begun; what lies between is the reserve. Half
+  of it is for smaller files, as firmware fetches them; in the rest scripts, health and refusals
+  still get through.
 * Whoever is refused is told when to come back: after the time that those before it will take, at
   the rate at which this many transfers at once, of the duration that they have had of late, come to
   their ends. Spread out, so that a rack that was refused together does not come back together.
@@ -27,16 +28,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+TRIFLE: Final = 64 << 10
+"""Bytes up to which an answer is never refused: the kernel takes all of it at once."""
+
 BIG_FILE: Final = 2 << 20
-"""Bytes from which on a file waits for admission. Firmware's own HTTP client, which fetches iPXE,
-does not come back after a refusal; iPXE, which fetches kernels, does."""
+"""Bytes from which on a file may not be begun on what is reserved. Firmware's own HTTP client,
+which fetches iPXE, does not come back after a refusal; iPXE, which fetches kernels, does."""
 
 HEALTHY_SHARE: Final = 0.8
 """The share of the limit up to which the process is healthy."""
 
 _SPARE: Final = (8, 256)
 _RESERVE: Final = (8, 1024)
-"""Descriptors at least and at most, between a 32nd of the limit and an eighth of what is left."""
+"""Descriptors at least and at most, of a 16th of the limit, and of an eighth of what is left."""
 
 _MEMORY: Final = 60.0
 _MOST_ENDS: Final = 256
@@ -73,7 +77,7 @@ class Budget:
         self.connections = 0
         """Of the HTTP door. It counts them here itself."""
         self.transfers = 0
-        """Big files that the HTTP door is sending."""
+        """Files beyond a trifle that the HTTP door is sending."""
         self.refused = 0
         """Requests that were told to come back, in the process's life."""
         self.spare = 0
@@ -81,7 +85,7 @@ class Budget:
         self.ceiling: float = math.inf
         self.admission: float = math.inf
         if limit is not None:
-            self.spare = _within(limit // 32, _SPARE)
+            self.spare = _within(limit // 16, _SPARE)
             # A limit too small for anything must let one client in at a time all the same.
             self.ceiling = max(limit - self.spare, base + 2)
             reserve = _within(int(self.ceiling - base) // 8, _RESERVE)
@@ -93,6 +97,8 @@ class Budget:
         self._spread = spread
         self._gauges: list[Callable[[], int]] = []
         self._ends: deque[tuple[float, float]] = deque(maxlen=_MOST_ENDS)
+        self._begun = 0.0
+        """The sum of the times at which those that are running were begun."""
         self._returns: list[float] = []
         self._on_free: list[Callable[[], None]] = []
 
@@ -118,10 +124,12 @@ class Budget:
         """Whether one more connection, or TFTP transfer, may come in."""
         return self.in_use < self.ceiling
 
-    @property
-    def may_begin(self) -> bool:
-        """Whether one more big file may be begun; idle connections are no reason against it."""
-        return self._shared + self.transfers < self.admission
+    def may_begin(self, size: int = BIG_FILE) -> bool:
+        """Whether an answer of so many bytes may be begun; who is idle is no reason against it."""
+        line = self.admission
+        if size < BIG_FILE and self.limit is not None:
+            line += (self.ceiling - self.admission) // 2
+        return size <= TRIFLE or self._shared + self.transfers < line
 
     @property
     def is_short(self) -> bool:
@@ -135,15 +143,19 @@ class Budget:
     # --- transfers ---------------------------------------------------------------------------
 
     def begin(self) -> float:
-        """A big file is begun; return when, for `end`."""
-        self.transfers += 1
-        return self._clock()
-
-    def end(self, begun: float) -> None:
-        """It has come to its end, whichever."""
-        self.transfers -= 1
+        """A file is begun; return when, for `end`."""
         now = self._clock()
-        self._ends.append((now, now - begun))
+        self.transfers += 1
+        self._begun += now
+        return now
+
+    def end(self, begun: float, *, is_whole: bool = True) -> None:
+        """It has come to its end, with all that was asked for or without."""
+        self.transfers -= 1
+        self._begun = self._begun - begun if self.transfers else 0.0
+        if is_whole:
+            now = self._clock()
+            self._ends.append((now, now - begun))
 
     def refuse(self) -> int:
         """Refuse a request; return after how many seconds, at least 1, its client is to ask again.
@@ -163,11 +175,13 @@ class Budget:
     def _expected_wait(self, now: float, waiting: int) -> float:
         while self._ends and now - self._ends[0][0] > _MEMORY:
             self._ends.popleft()
-        if not self._ends:
-            return _UNKNOWN_WAIT
-        duration = sum(seconds for _, seconds in self._ends) / len(self._ends)
+        duration = now - self._begun / self.transfers if self.transfers else 0.0
+        if self._ends:
+            mean = sum(seconds for _, seconds in self._ends) / len(self._ends)
+            duration = max(duration, mean)
         places = max(self.admission - self._shared, 1)
-        return min(waiting * duration / places, _LONGEST_WAIT)
+        wait = waiting * duration / places
+        return min(wait if self._ends else max(wait, _UNKNOWN_WAIT), _LONGEST_WAIT)
 
     # --- waiting for a descriptor ------------------------------------------------------------
 

@@ -13,10 +13,11 @@ Rules of this module:
   no probe is out, silence is normal, however long.
 
 The kernel counts unanswered probes itself (``tcpi_probes``, zeroed by any ACK:
-``tcp_ack()`` in ``net/ipv4/tcp_input.c``). Retransmissions it counts only since the last ACK that
-acknowledged something, or in the connection's life (``tcpi_total_retrans``); hence the base that
-is kept here. It is taken at the first look after an ACK, so the count may be too low, never too
-high.
+``tcp_ack()`` in ``net/ipv4/tcp_input.c``). Retransmissions it counts since the last ACK that
+acknowledged something (``tcpi_retransmits``, timeouts only), and in the connection's life
+(``tcpi_total_retrans``, those only that went out, which without a route none do). So both are
+looked at: the greater of the first, and of what the second has grown by since the last ACK. The
+first may be too high only where ACKs have come since, and then there was no silence.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class Sample:
     Attributes:
         now: monotonic seconds.
         heard: seconds since an ACK or data came.
-        probes: probes without an answer since.
+        probes: probes, or timeouts of what is in flight, without an answer since.
         total_retrans: segments sent again in the connection's life.
         acked: bytes acknowledged in the connection's life.
         waiting: bytes that the kernel holds for the peer, in flight or not.

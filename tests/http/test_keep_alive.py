@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator
@@ -117,3 +118,62 @@ async def test_idleness_begins_anew_with_each_answer(door: Door) -> None:
             assert await read_to_end(other) == b""
             await asyncio.get_running_loop().sock_sendall(client, GET)
             await read_response(client)
+
+
+async def test_the_time_of_a_slow_client_begins_when_it_has_everything(door: Door) -> None:
+    """The kernel took all of it long before: that is no beginning of idleness."""
+    door.server.config.timeout_keep_alive = 2
+    (door.root / "file").write_bytes(bytes(30_000))
+    loop = asyncio.get_running_loop()
+    with await door.request("GET /boot/file HTTP/1.1\nHost: x\n\n", receive_buffer=4096) as client:
+        await eventually(lambda: door.server.state.idle == 1)
+        begun = loop.time()
+        await anyio.sleep_until(begun + 1.8)
+        await read_response(client)
+        await anyio.sleep_until(begun + 3.2)
+        await loop.sock_sendall(client, GET)
+        assert (await read_response(client))[0].startswith("HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("noise", [b"\r\n", b"x"])
+async def test_what_is_no_request_does_not_lengthen_the_time(door: Door, noise: bytes) -> None:
+    door.server.config.timeout_keep_alive = 1
+    (door.root / "file").write_bytes(BODY)
+    loop = asyncio.get_running_loop()
+    begin = "POST /boot/file HTTP/1.1\nHost: x\nContent-Length: 1000000\n\n"
+    with await door.request(begin) as client:
+        assert (await read_response(client))[0].startswith("HTTP/1.1 405")
+        with anyio.fail_after(DEADLINE), contextlib.suppress(ConnectionError):
+            while True:
+                await loop.sock_sendall(client, noise)
+                await anyio.sleep(0.1)
+    await eventually(lambda: door.budget.connections == 0)
+
+
+async def test_a_body_that_is_only_announced_is_not_waited_for(door: Door) -> None:
+    begin = "POST / HTTP/1.1\nHost: x\nContent-Length: 10\nExpect: 100-continue\n\n"
+    with await door.request(begin) as client:
+        answer = await read_to_end(client)
+    assert answer.startswith(b"HTTP/1.1 405")
+    assert b"connection: close" in answer
+    assert b"keep-alive" not in answer
+
+
+async def test_a_download_that_is_kept_goes_on_to_be_kept_when_another_process_takes_over(
+    door: Door,
+) -> None:
+    """Its head has promised that; the answer to the next request takes the promise back."""
+    (door.root / "big").write_bytes(bytes(8 << 20))
+    loop = asyncio.get_running_loop()
+    with await door.request("GET /boot/big HTTP/1.1\nHost: x\n\n", receive_buffer=4096) as client:
+        await eventually(lambda: len(door.ledger.live) == 1)
+        door.server.has_successor = True
+        door.server.should_exit = True
+        await eventually(lambda: door.server.state.is_draining)
+        head, body = await read_response(client)
+        assert "keep-alive: timeout=" in head
+        assert len(body) == 8 << 20
+        await loop.sock_sendall(client, b"GET /boot.ipxe HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await read_to_end(client)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer

@@ -32,6 +32,7 @@ class Scene:
     process: Process
     port: int
     checksum: str
+    root: Path
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -56,7 +57,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     process = server.start(config, prefix=[prlimit, f"--nofile={LIMIT}:{LIMIT}"])
     try:
         port = int(process.wait_for(r"^HTTP .*http://127\.0\.0\.1:(\d+)", 10)[1])
-        yield Scene(process, port, hashlib.sha256(body).hexdigest())
+        yield Scene(process, port, hashlib.sha256(body).hexdigest(), tmp_path / "root")
     finally:
         process.stop()
 
@@ -228,3 +229,39 @@ async def test_a_connection_that_asks_for_nothing_is_closed(door: Door, begun: s
     with await door.request(begun) as client:
         assert await read_to_end(client) == b""
     await eventually(lambda: door.budget.connections == 0)
+
+
+async def test_a_connection_with_a_request_on_its_way_is_not_let_go(door: Door) -> None:
+    (door.root / "small").write_bytes(b"small")
+    loop = asyncio.get_running_loop()
+    get = "GET /boot/small HTTP/1.1\nHost: x\n\n"
+    with await door.request(get) as unread, await door.request(get + get[:9]) as half:
+        await read_response(unread)
+        await read_response(half)
+        await eventually(lambda: door.server.state.idle == 2)
+        # It has come, and the event loop has not had a turn to read it.
+        assert unread.send(get.replace("\n", "\r\n").encode()) > 0
+        assert door.server.state.close_idle(loop.time() + 60, 10) == 0
+        await read_response(unread)
+        await loop.sock_sendall(half, get[9:].replace("\n", "\r\n").encode())
+        assert (await read_response(half))[1] == b"small"
+
+
+async def test_clients_that_do_not_read_small_files_leave_room_for_health(scene: Scene) -> None:
+    (scene.root / "middle").write_bytes(bytes(3 << 19))
+    clients = []
+    try:
+        for _ in range(70):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", scene.port))
+            client.sendall(b"GET /boot/middle HTTP/1.1\r\nHost: x\r\n\r\n")
+            clients.append(client)
+        await eventually(lambda: scene.descriptors() >= LIMIT - 12)
+        for path, expected in (("/healthz", 503), ("/boot.ipxe", 200), ("/boot/middle", 503)):
+            with anyio.fail_after(DEADLINE):
+                status, _, _ = await _get(scene.port, path)
+            assert status == expected
+    finally:
+        for client in clients:
+            client.close()

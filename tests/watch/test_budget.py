@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootserve.watch.budget import Budget
+from bootserve.watch.budget import BIG_FILE, TRIFLE, Budget
 
 
 class _Clock:
@@ -32,7 +32,8 @@ def test_without_a_limit_everybody_comes_in(clock: _Clock) -> None:
     budget = _budget(clock, limit=None)
     budget.connections = 1_000_000
     assert budget.may_accept
-    assert budget.may_begin
+    assert budget.may_begin()
+    assert budget.may_begin(BIG_FILE - 1)
     assert budget.is_healthy
     assert not budget.is_short
 
@@ -51,7 +52,7 @@ def test_connections_are_accepted_up_to_a_spare_and_idle_ones_pay_before(clock: 
 
 def test_big_files_leave_a_reserve_for_scripts_and_health(clock: _Clock) -> None:
     budget = _budget(clock)
-    while budget.may_begin:
+    while budget.may_begin():
         budget.connections += 1
         budget.begin()
     assert budget.may_accept
@@ -63,16 +64,16 @@ def test_idle_connections_are_no_reason_against_a_file(clock: _Clock) -> None:
     budget = _budget(clock)
     budget.connections = 44
     assert not budget.may_accept
-    assert budget.may_begin
+    assert budget.may_begin()
 
 
 def test_what_others_count_counts(clock: _Clock) -> None:
     budget = _budget(clock)
     sessions = 0
     budget.count(lambda: sessions)
-    assert (budget.may_accept, budget.may_begin) == (True, True)
+    assert (budget.may_accept, budget.may_begin()) == (True, True)
     sessions = 44
-    assert (budget.may_accept, budget.may_begin) == (False, False)
+    assert (budget.may_accept, budget.may_begin()) == (False, False)
     assert budget.in_use == 56
 
 
@@ -141,7 +142,7 @@ def test_lines_and_waits_are_sane_whatever_the_limit(
     assert limit < base + 20 or not budget.is_healthy
     budget.connections = 0
     assert budget.may_accept
-    assert budget.may_begin
+    assert budget.may_begin()
     for seconds in durations:
         begun = budget.begin()
         clock.now += seconds
@@ -168,3 +169,33 @@ def test_who_waits_for_a_descriptor_is_called_once(clock: _Clock) -> None:
     budget.freed()
     budget.freed()
     assert calls == ["called", "called"]
+
+
+def test_files_of_firmware_may_use_half_of_the_reserve_and_no_more(clock: _Clock) -> None:
+    budget = _budget(clock, limit=1024)
+    while budget.may_begin():
+        budget.begin()
+    big = budget.transfers
+    while budget.may_begin(BIG_FILE - 1):
+        budget.begin()
+    reserve = budget.ceiling - budget.admission
+    assert budget.transfers - big == reserve // 2
+    assert budget.may_begin(TRIFLE)
+    budget.connections = budget.transfers
+    assert budget.may_accept, "nothing is left for scripts and health"
+
+
+def test_those_that_run_tell_how_long_they_take_when_none_has_ended(clock: _Clock) -> None:
+    budget = _budget(clock)
+    while budget.may_begin():
+        budget.begin()
+    clock.now += 600
+    assert budget.refuse() > 10
+
+
+def test_clients_that_leave_early_do_not_make_the_wait_short(clock: _Clock) -> None:
+    budget = _budget(clock)
+    for _ in range(300):
+        budget.end(budget.begin(), is_whole=False)
+    waits = [budget.refuse() for _ in range(100)]
+    assert min(waits) >= 5

@@ -23,13 +23,20 @@ class NoRuntimeDir(Exception):
 
 
 def own_directory(configured: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return where a server of this user puts its socket."""
+    """Return where a server of this user puts its socket.
+
+    Raises:
+        NoRuntimeDir: nothing is configured, and there is no place that could be taken instead.
+    """
+    if configured is not None:
+        return configured
     # systemd's RuntimeDirectory=; several are separated by colons (systemd.exec(5)).
     if first := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
-        return configured or Path(first)
+        return Path(first)
     # Whether root has a directory of its own depends on how it came here; this one does not.
-    default = _SHARED if os.geteuid() == 0 else _of_the_session(environ) or _temporary()
-    return configured or default
+    if os.geteuid() == 0:
+        return _SHARED
+    return _of_the_session(environ) or _temporary()
 
 
 def every_directory(
@@ -38,18 +45,38 @@ def every_directory(
     """Return where servers may be found by somebody whose environment is not a service's."""
     if configured is not None:
         return (configured,)
-    session = _of_the_session(environ)
-    found = (own_directory(None, environ), _SHARED, *([session] if session else []), _temporary())
+    found: list[Path] = []
+    with contextlib.suppress(NoRuntimeDir):
+        found.append(own_directory(None, environ))
+    found.append(_SHARED)
+    if session := _of_the_session(environ):
+        found.append(session)
+    with contextlib.suppress(NoRuntimeDir):
+        found.append(_temporary())
     return tuple(dict.fromkeys(found))
 
 
 def _of_the_session(environ: Mapping[str, str]) -> Path | None:
-    named = environ.get("XDG_RUNTIME_DIR", "")
-    return Path(named) / "bootserve" if Path(named).is_absolute() and Path(named).is_dir() else None
+    named = Path(environ.get("XDG_RUNTIME_DIR", ""))
+    # It may be the variable of another user, who was this one before a `su`.
+    with contextlib.suppress(OSError):
+        if named.is_absolute() and named.is_dir() and os.access(named, os.X_OK):
+            return named / "bootserve"
+    return None
 
 
 def _temporary() -> Path:
-    return Path(tempfile.gettempdir()) / f"bootserve-{os.geteuid()}"
+    try:
+        return Path(tempfile.gettempdir()) / f"bootserve-{os.geteuid()}"
+    except OSError as error:
+        raise _no_socket("", error) from error
+
+
+def _no_socket(place: str, error: OSError) -> NoRuntimeDir:
+    return NoRuntimeDir(
+        f"no control socket{place}: {error.strerror or error}; `bootserve upgrade` will not find"
+        " this server, SIGHUP works; choose another directory with service.runtime_dir"
+    )
 
 
 class ControlSocket:
@@ -66,11 +93,7 @@ class ControlSocket:
             remove_stale(directory)
             self.listener = _listen(self.path)
         except OSError as error:
-            raise NoRuntimeDir(
-                f"no control socket {self.path}: {error.strerror or error}; `bootserve upgrade`"
-                " will not find this server, SIGHUP works; choose another directory with"
-                " service.runtime_dir"
-            ) from error
+            raise _no_socket(f" {self.path}", error) from error
 
     def close(self) -> None:
         self.listener.close()

@@ -221,8 +221,8 @@ class Service:
 
     def _open_control(self, stack: contextlib.ExitStack) -> None:
         """Be found by ``bootserve upgrade``, if there is a place for that."""
-        directory = own_directory(self._settings.service.runtime_dir)
         try:
+            directory = own_directory(self._settings.service.runtime_dir)
             control_socket = stack.enter_context(contextlib.closing(ControlSocket(directory)))
         except NoRuntimeDir as error:
             logger.warning("%s", error)

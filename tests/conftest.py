@@ -25,7 +25,7 @@ _skipped = pytest.StashKey[list[str]]()
 
 # Imported before the privileges go: a checkout in root's home is out of reach afterwards.
 _GIVE_UP_ROOT = f"""
-import json, os, socket, sys
+import encodings.unicode_escape, json, os, socket, sys
 from pathlib import Path
 import bootserve.cli
 from bootserve.catalog.assets import AssetError, Assets

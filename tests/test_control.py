@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,6 +199,75 @@ def test_where_it_is() -> None:
     assert Path("/run/bootserve") in everywhere
     assert own_directory(None, {"XDG_RUNTIME_DIR": "/tmp"}) == everywhere[0]
     assert every_directory(Path("/x"), {"XDG_RUNTIME_DIR": "/tmp"}) == (Path("/x"),)
+
+
+def test_a_configured_directory_needs_no_temporary_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", _nowhere)
+    assert own_directory(Path("/x"), {}) == Path("/x")
+    assert own_directory(None, {"RUNTIME_DIRECTORY": "/run/a"}) == Path("/run/a")
+
+
+def test_without_a_temporary_directory_other_places_are_still_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", _nowhere)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(NoRuntimeDir, match=r"no control socket: No usable temporary directory"):
+        own_directory(None, {})
+    assert every_directory(None, {}) == (Path("/run/bootserve"),)
+    assert every_directory(None, {"XDG_RUNTIME_DIR": "/"}) == (
+        Path("/bootserve"),
+        Path("/run/bootserve"),
+    )
+
+
+def _nowhere() -> str:
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+
+_SERVE_IN_A_CLOSED_PLACE = """
+import tempfile
+del os.environ["RUNTIME_DIRECTORY"]
+os.environ["XDG_RUNTIME_DIR"] = sys.argv.pop(1)
+if sys.argv.pop(1) == "nowhere":
+    def nowhere():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+    tempfile.gettempdir = nowhere
+else:
+    tempfile.gettempdir = lambda: os.getcwd() + "/tmp"
+from bootserve.service import Service
+ready = Service._is_ready
+def stop_when_ready(self):
+    ready(self)
+    self._stop()
+Service._is_ready = stop_when_ready
+sys.argv[0] = "bootserve"
+bootserve.cli.main()
+"""
+
+
+@pytest.mark.parametrize("temporary", ["there", "nowhere"])
+def test_a_session_directory_that_cannot_be_searched_keeps_nobody_from_serving(
+    temporary: str, public_dir: Path, unprivileged: Unprivileged
+) -> None:
+    (public_dir / "session" / "1").mkdir(parents=True)
+    (public_dir / "session").chmod(0)
+    (public_dir / "tmp").mkdir()
+    (public_dir / "tmp").chmod(0o777)
+    (public_dir / "root").mkdir()
+    try:
+        done = unprivileged(
+            _SERVE_IN_A_CLOSED_PLACE,
+            *(public_dir / "session" / "1", temporary, "serve", "--root", public_dir / "root"),
+            *("--http", "127.0.0.1:0", "--tftp", "off"),
+            cwd=public_dir,
+        )
+    finally:
+        (public_dir / "session").chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    assert "is ready" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert ("no control socket" in done.stderr) == (temporary == "nowhere")
 
 
 def test_no_server_is_told_with_the_place_that_was_searched(tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def _start(start: Start, sockets: Sequence[Inherited], pipe: int) -> subprocess.
     descriptors = [item.sock.fileno() for item in sockets]
     numbers = ",".join(map(str, descriptors))
     launcher = (start.program[0], "-I", "-S", "-c", _LAUNCHER, numbers, str(pipe), VARIABLE)
+    # A child inherits what its parent's thread blocks: SIGHUP waits until the new process is ready.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         return subprocess.Popen(  # noqa: S603 (our own command line, without a shell)
             (*launcher, *start.program),
@@ -149,6 +151,8 @@ def _start(start: Start, sockets: Sequence[Inherited], pipe: int) -> subprocess.
         )
     except (OSError, ValueError) as error:
         raise _cannot_start(error) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _cannot_start(error: Exception) -> HandoverFailed:

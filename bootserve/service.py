@@ -96,7 +96,7 @@ class Service:
         try:
             with contextlib.ExitStack() as stack:
                 async with anyio.create_task_group() as self._tasks:
-                    self._tasks.start_soon(self._watch_signals)
+                    await self._tasks.start(self._watch_signals)
                     self._tasks.start_soon(self._parts.health.run)
                     self._open_control(stack)
                     async with anyio.create_task_group() as doors:
@@ -156,13 +156,17 @@ class Service:
         if self._state is State.STARTING:
             self._state = State.SERVING
             self._on_ready()
+            # One that came during the start has waited (see `bootserve.__main__`): before now,
+            # there was nothing that could be handed over.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
-    async def _watch_signals(self) -> None:
+    async def _watch_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         watched = [signal.SIGTERM, signal.SIGINT]
         # Who starts us with nohup does not want it to mean anything.
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             watched.append(signal.SIGHUP)
         with anyio.open_signal_receiver(*watched) as signals:
+            task_status.started()
             async for number in signals:
                 if number != signal.SIGHUP:
                     self._stop()

@@ -100,6 +100,12 @@ class Family:
     def hang_up(self, pid: int | None = None) -> None:
         os.kill(pid or self.pid, signal.SIGHUP)
 
+    def successor(self) -> int:
+        """The child of the first process, if it has just one."""
+        threads = Path(f"/proc/{self.pid}/task").iterdir()
+        [pid] = [pid for thread in threads for pid in (thread / "children").read_text().split()]
+        return int(pid)
+
     def leave(self) -> int:
         """Wait until the first process has ended, and return its exit status."""
         return self.process.wait(DEADLINE)

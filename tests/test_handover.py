@@ -248,6 +248,36 @@ def test_a_stop_in_the_middle_of_an_upgrade_ends_both(server: Family) -> None:
         os.killpg(server.pid, 0)
 
 
+# Its configuration comes from a pipe, and so it starts as slowly as we like.
+_SLOW_START = """
+import os, sys
+os.unlink(sys.argv[-1])
+os.mkfifo(sys.argv[-1])
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_hangup_signal_during_the_start_waits_until_there_is_something_to_replace(
+    tmp_path: Path,
+) -> None:
+    _assets(tmp_path)
+    launcher = (sys.executable, "-c", _SLOW_START)
+    with family(tmp_path, CONFIG, launcher=launcher, is_ready=False) as server:
+        path = server.folder / "bootserve.toml"
+        wait_until(path.is_fifo)
+        for started in range(2):
+            # This waits until somebody reads it.
+            with path.open("w") as config:
+                server.hang_up(server.successor() if started else server.pid)
+                config.write(CONFIG)
+            wait_until(lambda: server.log().count("starting a new process") > started)  # noqa: B023
+        path.write_text(CONFIG)
+        assert server.leave() == 0
+        wait_until(lambda: server.log().count("has taken over") == 2)
+        http, _ = server.ports()
+        assert _get(http, "name") == b"one"
+
+
 # --- how a process leaves ------------------------------------------------------------------------
 
 

@@ -27,6 +27,9 @@ def main() -> None:
     for place, copy in enumerate(copies, _FIRST):
         os.dup2(copy, place, inheritable=True)
     os.environ["LISTEN_PID"] = str(os.getpid())
+    # Our parent will tell the service manager that its main process is this one.
+    if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getppid()):
+        os.environ["SYSTEMD_EXEC_PID"] = str(os.getpid())
     os.environ["LISTEN_FDS"] = str(len(sources) - 1)
     os.environ[variable] = str(beyond - 1)
     try:

@@ -29,6 +29,7 @@ from bootserve.service import Service
 from bootserve.settings import AssetSettings, Settings, config_file, load, unknown_variables
 from bootserve.sockets import ListenError
 from bootserve.successor import Predecessor
+from bootserve.supervisor import Supervisor
 from bootserve.systemd import inherited_sockets
 
 app = typer.Typer(
@@ -87,6 +88,7 @@ def _prepare(
 ) -> Service:
     """Open the doors and say so."""
     start = Start.of_this_process()
+    supervisor = Supervisor.of_this_process(has_predecessor=predecessor.is_there)
     try:
         # Before anything else opens a descriptor, or starts a child that would inherit them.
         inherited = inherited_sockets()
@@ -112,11 +114,21 @@ def _prepare(
     def on_ready() -> None:
         with _unread():
             banner.show_ready(console)
-        predecessor.tell_ready()
+        if predecessor.is_there:
+            # Which then says whose process the service is.
+            predecessor.tell_ready()
+            return
+        try:
+            supervisor.tell_ready()
+        except OSError as error:
+            logger.warning(
+                "systemd cannot be told that this server is ready: NOTIFY_SOCKET: %s",
+                error.strerror or error,
+            )
 
     with _unread():
         banner.show(console, settings, doors)
-    return Service(settings, doors, on_ready=on_ready, start=start)
+    return Service(settings, doors, on_ready=on_ready, start=start, supervisor=supervisor)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from bootserve.handover import HandoverFailed, Start, how_it_ended, start_succes
 from bootserve.resources import calm_collector
 from bootserve.runtime import ControlSocket, NoRuntimeDir, own_directory
 from bootserve.settings import Settings
+from bootserve.supervisor import Supervisor
 from bootserve.terminal import Terminal
 from bootserve.watch.quiet import QuietLog
 
@@ -61,6 +62,7 @@ class Service:
     Args:
         on_ready: called once, when every door is open.
         start: how to start this program again.
+        supervisor: who is told of the process that takes over.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class Service:
         *,
         on_ready: Callable[[], None] = lambda: None,
         start: Start | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self._settings = settings
         self._doors = doors
         self._on_ready = on_ready
         self._start = start or Start.of_this_process()
+        self._supervisor = supervisor or Supervisor.of_this_process(has_predecessor=False)
         self._terminal = Terminal()
         self._parts = Assembly(settings, doors, self._is_ready)
         self._ledger = self._parts.ledger
@@ -130,11 +134,8 @@ class Service:
             raise HandoverFailed("it is leaving and has nothing to hand over")
         if self._upgrading is not None:
             raise HandoverFailed("an upgrade is under way already; wait for it")
-        if os.getpid() == 1:
-            raise HandoverFailed(
-                "as PID 1 of a container this process cannot leave without ending the container;"
-                " start a new container instead"
-            )
+        if (why_not := self._supervisor.why_not()) is not None:
+            raise HandoverFailed(why_not)
         logger.info("upgrading: starting a new process")
         process: subprocess.Popen[bytes] | None = None
         try:
@@ -147,9 +148,20 @@ class Service:
             with contextlib.suppress(RuntimeError):
                 threading.Thread(target=_reap, args=(process,), daemon=True).start()
             if not self._is_draining():
+                self._tell_supervisor(process)
                 return process
             process.terminate()
         raise HandoverFailed("it was told to stop meanwhile")
+
+    def _tell_supervisor(self, process: subprocess.Popen[bytes]) -> None:
+        try:
+            self._supervisor.tell_successor(process.pid)
+        except OSError as error:
+            process.terminate()
+            raise HandoverFailed(
+                "systemd cannot be told of the new process, which was ended:"
+                f" NOTIFY_SOCKET: {error.strerror or error}"
+            ) from error
 
     def _is_ready(self) -> None:
         # A process that is to stop already must not replace one that serves.

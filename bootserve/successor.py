@@ -61,6 +61,11 @@ class Predecessor:
     def __init__(self, pipe: int | None) -> None:
         self._pipe = pipe
 
+    @property
+    def is_there(self) -> bool:
+        """Whether somebody still waits."""
+        return self._pipe is not None
+
     @classmethod
     def take(cls, environ: MutableMapping[str, str] = os.environ) -> Predecessor:
         """Take the pipe that the environment names, and the variable with it."""

@@ -1,0 +1,103 @@
+"""Whoever waits for the end of this process, and would take it for the server's.
+
+An upgrade ends the process that a service manager or a container has started. A systemd service of
+``Type=notify`` can be told of the new one (sd_notify(3)); others end with their main process, and
+a container ends with its PID 1, or with the only child of an init that is made for containers.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bootserve.text import as_word
+
+EXEC_PID: Final = "SYSTEMD_EXEC_PID"
+"""Names the process that systemd has started (systemd.exec(5)); `bootserve._launch` keeps it up."""
+
+_INITS: Final = frozenset(
+    ("systemd", "init", "openrc-init", "runit", "s6-svscan", "dinit", "finit", "shepherd")
+)
+"""What PID 1 is called (proc_pid_comm(5)) if it outlives any of its children."""
+
+_PATIENCE: Final = 1.0
+"""Seconds for the service manager to take a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supervisor:
+    """Who has started this server; to be looked at before a parent may have ended.
+
+    Args:
+        init: what PID 1 is called, if it has started this process itself.
+        has_started_us: whether systemd says that this is its service's main process.
+        notify_socket: where sd_notify(3) messages go, or empty.
+    """
+
+    pid: int
+    init: str = ""
+    has_started_us: bool = False
+    notify_socket: str = ""
+
+    @classmethod
+    def of_this_process(
+        cls, *, has_predecessor: bool, environ: Mapping[str, str] = os.environ
+    ) -> Supervisor:
+        # A successor's parent ends, and then it is PID 1's child, but nothing depends on it.
+        is_child_of_init = os.getppid() == 1 and not has_predecessor
+        pid = os.getpid()
+        return cls(
+            pid,
+            _name_of_init() if is_child_of_init else "",
+            environ.get(EXEC_PID) == str(pid),
+            environ.get("NOTIFY_SOCKET", ""),
+        )
+
+    def why_not(self) -> str | None:
+        """Why this process must not leave to another one; ``None`` if it may."""
+        if self.pid == 1:
+            return (
+                "as PID 1 of a container this process cannot leave without ending the container;"
+                " start a new container instead"
+            )
+        if self.has_started_us and not self.notify_socket:
+            return (
+                "as the main process of a systemd service this process cannot leave without ending"
+                " the service; set Type=notify in the unit, so that systemd follows, or restart it"
+            )
+        if self.init and self.init not in _INITS:
+            return (
+                f"PID 1, {as_word(self.init)}, has started this process and may end the container"
+                " when it leaves; start a new container instead"
+            )
+        return None
+
+    def tell_ready(self) -> None:
+        """Say that the service is up; raises OSError."""
+        if self.notify_socket:
+            _notify(self.notify_socket, "READY=1")
+
+    def tell_successor(self, pid: int) -> None:
+        """Say which process is the service's from now on; raises OSError."""
+        if self.has_started_us:
+            _notify(self.notify_socket, f"MAINPID={pid}")
+
+
+def _name_of_init() -> str:
+    try:
+        return Path("/proc/1/comm").read_text().strip()
+    except OSError:
+        return "init"
+
+
+def _notify(address: str, message: str) -> None:
+    # "@" stands for the zero byte of an abstract one, see unix(7).
+    name = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(_PATIENCE)
+        sock.connect(name)
+        sock.sendall(message.encode())

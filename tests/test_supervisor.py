@@ -1,0 +1,119 @@
+"""Upgrades under somebody who waits for the server's first process: systemd, a container's init."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bootserve.supervisor import Supervisor
+from tests import needs
+from tests.family import DEADLINE, Family, family
+
+CONFIG = """
+[http]
+listen = ["127.0.0.1:0"]
+[tftp]
+listen = "off"
+[service]
+runtime_dir = "run"
+"""
+
+# As systemd does it between fork() and execve().
+_SYSTEMD = """
+import os, sys
+os.environ["SYSTEMD_EXEC_PID"] = str(os.getpid())
+if sys.argv[1]:
+    os.environ["NOTIFY_SOCKET"] = sys.argv[1]
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@contextlib.contextmanager
+def _service(folder: Path, notify_socket: str) -> Iterator[Family]:
+    launcher = (sys.executable, "-c", _SYSTEMD, notify_socket)
+    with family(folder, CONFIG, launcher=launcher) as found:
+        yield found
+
+
+def _is_serving(server: Family) -> bool:
+    banner = server.banner()
+    port = int(banner.rpartition("http://127.0.0.1:")[2].split("/")[0].split()[0])
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("is_abstract", [False, True])
+def test_systemd_is_told_of_readiness_and_of_every_new_main_process(
+    is_abstract: bool, tmp_path: Path
+) -> None:
+    address = f"@bootserve-test-{os.getpid()}" if is_abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(DEADLINE)
+        manager.bind(address.replace("@", "\0"))
+        with _service(tmp_path, address) as server:
+            assert manager.recv(4096) == b"READY=1"
+            for _ in range(2):
+                new = server.replace()
+                assert manager.recv(4096) == f"MAINPID={new}".encode()
+            assert server.leave() == 0
+
+
+def test_a_service_whose_manager_cannot_be_told_is_not_upgraded(tmp_path: Path) -> None:
+    with _service(tmp_path, "") as server:
+        done = server.upgrade()
+        assert done.returncode == 1
+        [line] = done.stderr.splitlines()
+        assert "Type=notify" in line
+        assert "starting a new process" not in server.log()
+        assert _is_serving(server)
+
+
+def test_a_manager_that_does_not_listen_any_more_keeps_the_old_process(tmp_path: Path) -> None:
+    with _service(tmp_path, str(tmp_path / "nobody")) as server:
+        done = server.upgrade()
+        assert done.returncode == 1
+        [line] = done.stderr.splitlines()
+        assert "NOTIFY_SOCKET: No such file or directory" in line
+        assert server.process.poll() is None
+        assert _is_serving(server)
+
+
+def test_the_child_of_a_containers_init_says_why_it_cannot_be_replaced(tmp_path: Path) -> None:
+    needs.root()
+    unshare = needs.program("unshare", "util-linux")
+    # It does as tini does: the container ends with this child.
+    init = ("sh", "-c", '"$@" & wait "$!"; exit', "init")
+    launcher = (unshare, "--pid", "--fork", "--mount-proc", "--kill-child", "--", *init)
+    with family(tmp_path, CONFIG, launcher=launcher) as server:
+        done = server.upgrade()
+        assert done.returncode == 1
+        [line] = done.stderr.splitlines()
+        assert "PID 1, " in line
+        assert "has started this process" in line
+        assert _is_serving(server)
+
+
+@pytest.mark.parametrize("init", ["", "systemd", "init", "runit"])
+def test_an_init_that_outlives_its_children_is_no_obstacle(init: str) -> None:
+    assert Supervisor(7, init).why_not() is None
+
+
+def test_who_has_replaced_another_is_free_whoever_its_parent_becomes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr("bootserve.supervisor._name_of_init", lambda: "tini")
+    first = Supervisor.of_this_process(has_predecessor=False, environ={})
+    assert "tini" in str(first.why_not())
+    assert Supervisor.of_this_process(has_predecessor=True, environ={}).why_not() is None
+
+
+def test_a_variable_that_a_service_has_left_to_its_children_says_nothing_of_us() -> None:
+    environ = {"SYSTEMD_EXEC_PID": "1", "NOTIFY_SOCKET": ""}
+    assert Supervisor.of_this_process(has_predecessor=False, environ=environ).why_not() is None

@@ -26,7 +26,7 @@ from bootserve.resources import calm_collector
 from bootserve.runtime import ControlSocket, NoRuntimeDir, own_directory
 from bootserve.settings import Settings
 from bootserve.supervisor import Supervisor
-from bootserve.terminal import Terminal
+from bootserve.terminal import LOOK, Terminal
 from bootserve.watch.quiet import QuietLog
 
 logger = logging.getLogger("bootserve.service")
@@ -101,6 +101,7 @@ class Service:
             with contextlib.ExitStack() as stack:
                 async with anyio.create_task_group() as self._tasks:
                     await self._tasks.start(self._watch_signals)
+                    self._tasks.start_soon(self._watch_terminal)
                     self._tasks.start_soon(self._parts.health.run)
                     self._open_control(stack)
                     async with anyio.create_task_group() as doors:
@@ -186,6 +187,14 @@ class Service:
                     self._tasks.start_soon(self._upgrade_on_signal)
                 else:
                     self._drain("stopping, because the terminal was closed")
+
+    async def _watch_terminal(self) -> None:
+        was_there = False
+        while self._terminal.is_expected(anyio.current_time()):
+            was_there = True
+            await anyio.sleep(LOOK)
+        if was_there:
+            logger.info("the terminal of the start was closed; SIGHUP means an upgrade from now on")
 
     async def _upgrade_on_signal(self) -> None:
         with contextlib.suppress(HandoverFailed):

@@ -164,6 +164,13 @@ class ServiceSettings(Section):
     """Where `bootserve upgrade` finds the server's control socket. See `bootserve.runtime` for the
     default. In a TOML file relative to the file."""
 
+    @field_validator("runtime_dir", mode="before")
+    @classmethod
+    def _is_named(cls, value: object) -> object:
+        if value == "":
+            raise ValueError("is empty; name a directory, or leave it out")
+        return value
+
 
 class LogSettings(Section):
     level: Literal["info", "warning", "error"] = "info"
@@ -312,8 +319,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
                 for entry in table[key]
             ]
     service = tree.get("service")
-    if isinstance(service, dict) and isinstance(service.get("runtime_dir"), str):
-        service["runtime_dir"] = str(path.parent / service["runtime_dir"])
+    if isinstance(service, dict):
+        named = service.get("runtime_dir")
+        if isinstance(named, str) and named:
+            service["runtime_dir"] = str(path.parent / named)
     return tree
 
 

@@ -246,3 +246,17 @@ def test_a_url_that_no_script_could_hold_is_refused_here(tmp_path: Path) -> None
     config.write_text('[http]\nurl = "http://b\u00fccher.example"\n')
     (line,) = _problems(config)
     assert line.startswith(f"{config}: http.url: ")
+
+
+def test_an_empty_runtime_directory_is_not_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "bootserve.toml"
+    config.write_text('[service]\nruntime_dir = ""\n')
+    [problem] = _problems(config)
+    assert problem.startswith(f"{config}: service.runtime_dir: ")
+    assert "is empty" in problem
+    monkeypatch.setenv("BOOTSERVE_SERVICE_RUNTIME_DIR", "")
+    [problem] = _problems(None)
+    assert problem.startswith("BOOTSERVE_SERVICE_RUNTIME_DIR: service.runtime_dir")
+    assert "is empty" in problem

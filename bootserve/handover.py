@@ -50,6 +50,10 @@ class HandoverFailed(Exception):
         return "; ".join(printable(problem, longest=LONGEST) for problem in self.problems)
 
 
+class NotNow(HandoverFailed):
+    """Nothing is wrong; this process is leaving, or being replaced already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """How this process was started; to be looked at before anything changes."""

@@ -21,7 +21,7 @@ from bootserve import control
 from bootserve.assembly import Assembly
 from bootserve.control import Json
 from bootserve.doors import Doors
-from bootserve.handover import HandoverFailed, Start, how_it_ended, start_successor
+from bootserve.handover import HandoverFailed, NotNow, Start, how_it_ended, start_successor
 from bootserve.resources import calm_collector
 from bootserve.runtime import ControlSocket, NoRuntimeDir, own_directory
 from bootserve.settings import Settings
@@ -33,6 +33,7 @@ logger = logging.getLogger("bootserve.service")
 
 
 _loop_errors = QuietLog(logger, most=5)
+_refusals = QuietLog(logger, most=5)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -120,6 +121,9 @@ class Service:
         """
         try:
             process = await self._start_successor()
+        except NotNow as failure:
+            _refusals.log(logging.WARNING, "no upgrade of pid %d: %s", os.getpid(), failure)
+            raise
         except HandoverFailed as failure:
             logger.error("no upgrade, pid %d goes on as it was: %s", os.getpid(), failure)
             raise
@@ -132,9 +136,9 @@ class Service:
 
     async def _start_successor(self) -> subprocess.Popen[bytes]:
         if self._is_draining():
-            raise HandoverFailed("it is leaving and has nothing to hand over")
+            raise NotNow("it is leaving and has nothing to hand over")
         if self._upgrading is not None:
-            raise HandoverFailed("an upgrade is under way already; wait for it")
+            raise NotNow("an upgrade is under way already; wait for it")
         if (why_not := self._supervisor.why_not()) is not None:
             raise HandoverFailed(why_not)
         logger.info("upgrading: starting a new process")
@@ -152,7 +156,7 @@ class Service:
                 self._tell_supervisor(process)
                 return process
             process.terminate()
-        raise HandoverFailed("it was told to stop meanwhile")
+        raise NotNow("it was told to stop meanwhile")
 
     def _tell_supervisor(self, process: subprocess.Popen[bytes]) -> None:
         try:

@@ -70,13 +70,14 @@ class Predecessor:
     def take(cls, environ: MutableMapping[str, str] = os.environ) -> Predecessor:
         """Take the pipe that the environment names, and the variable with it."""
         number = environ.pop(VARIABLE, "")
-        if not (number.isascii() and number.isdigit() and int(number) > 2):
+        # int() takes no more than some thousand digits.
+        if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 2):
             return cls(None)
         try:
             if not stat.S_ISFIFO(os.fstat(int(number)).st_mode):
                 return cls(None)
             os.set_inheritable(int(number), False)
-        except (OSError, OverflowError):
+        except OSError:
             return cls(None)
         return cls(int(number))
 

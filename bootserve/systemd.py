@@ -52,7 +52,8 @@ def inherited_sockets(environ: MutableMapping[str, str] = os.environ) -> list[In
     )
     if pid != str(os.getpid()):
         return []
-    if not (count.isascii() and count.isdigit()):
+    # int() takes no more than some thousand digits.
+    if not (count.isascii() and count.isdigit() and len(count) < 10):
         raise ListenError(f"LISTEN_FDS is {as_word(count)}, which is no number of descriptors")
     found: list[Inherited] = []
     words = names.split(":")

@@ -233,6 +233,25 @@ def test_only_one_upgrade_at_a_time_and_none_while_leaving(server: Family) -> No
         assert _finishes(client)
     assert server.leave() == 0
     assert server.log().count("starting a new process") == 1
+    assert "goes on as it was" not in server.log()
+
+
+def test_many_who_ask_for_the_same_upgrade_are_told_and_fill_no_log(server: Family) -> None:
+    path = server.folder / "bootserve.toml"
+    path.unlink()
+    os.mkfifo(path)
+    server.hang_up()
+    server.wait_for_log("starting a new process")
+    [control] = (server.folder / "run").iterdir()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(DEADLINE)
+        client.connect(str(control))
+        for _ in range(50):
+            client.sendall(b'{"command": "upgrade"}\n')
+            assert b"under way already" in client.recv(4096)
+    path.write_text(CONFIG)
+    server.wait_for_log("has taken over")
+    assert 1 <= server.log().count("under way already") <= 10
 
 
 def test_a_stop_in_the_middle_of_an_upgrade_ends_both(server: Family) -> None:
@@ -244,6 +263,8 @@ def test_a_stop_in_the_middle_of_an_upgrade_ends_both(server: Family) -> None:
     server.process.terminate()
     assert server.leave() == 0
     assert "has taken over" not in server.log()
+    assert f"no upgrade of pid {server.pid}: it was told to stop meanwhile" in server.log()
+    assert "goes on as it was" not in server.log()
     with pytest.raises(ProcessLookupError):
         os.killpg(server.pid, 0)
 

@@ -60,7 +60,9 @@ def test_a_predecessor_that_has_died_does_not_keep_us_from_serving() -> None:
     Predecessor.take({VARIABLE: str(writing)}).tell_ready()
 
 
-@pytest.mark.parametrize("value", ["", "x", "-1", "0", "1", "2", "99999999999999999999", "1000"])
+@pytest.mark.parametrize(
+    "value", ["", "x", "-1", "0", "1", "2", "99999999999999999999", "9" * 5000, "1000"]
+)
 def test_a_variable_that_names_no_pipe_means_no_predecessor(value: str) -> None:
     Predecessor.take({VARIABLE: value}).tell_ready()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bootserve.sockets import ListenError
 from bootserve.systemd import inherited_sockets
 from tests.family import DEADLINE, Family, family
 
@@ -143,3 +144,13 @@ def test_sockets_for_another_process_are_left_alone_and_the_variables_removed() 
 
 def test_no_variables_no_sockets() -> None:
     assert inherited_sockets({}) == []
+
+
+@pytest.mark.parametrize("count", ["", "-1", "x", "9" * 5000, "\u0663"])
+def test_what_is_no_number_of_descriptors_is_told_in_a_sentence(count: str) -> None:
+    environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}
+    with pytest.raises(ListenError, match="no number of descriptors") as caught:
+        inherited_sockets(environ)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+    assert environ == {}

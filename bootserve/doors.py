@@ -123,10 +123,9 @@ class _Offer:
                 return sock
         return None
 
-    def in_the_way_of(self, port: int) -> socket.socket | None:
+    def in_the_way_of(self, port: int) -> Inherited | None:
         """The socket that nobody has taken and that keeps another one from this port."""
-        free = (item.sock for item in self._free)
-        return next((sock for sock in free if sock.getsockname()[1] == port), None)
+        return next((item for item in self._free if item.sock.getsockname()[1] == port), None)
 
     def rest(self) -> list[Inherited]:
         """What nobody has taken."""
@@ -222,10 +221,17 @@ class _Door:
         other = self.offer.in_the_way_of(endpoint.port)
         if other is None or getattr(error.__cause__, "errno", None) != errno.EADDRINUSE:
             return str(error)
+        covering = f"{self.name} cannot listen on {endpoint}: the socket for"
+        where = _endpoints(other.sock)[0]
+        if other.is_managed:
+            return (
+                f"{covering} {where} that the service manager has handed over has this port; let"
+                " the configuration name that address, or the socket unit this one (ListenStream=,"
+                " ListenDatagram=)"
+            )
         return (
-            f"{self.name} cannot listen on {endpoint}: the socket for {_endpoints(other)[0]} that"
-            " was handed over has this port; let the configuration name that address, or stop the"
-            " server and start it again"
+            f"{covering} {where} that was handed over has this port; let the configuration name"
+            " that address, or stop the server and start it again"
         )
 
 

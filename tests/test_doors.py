@@ -116,6 +116,22 @@ def test_a_socket_in_the_way_is_told_as_the_running_servers_own() -> None:
         assert tcp.sock.fileno() == -1
 
 
+def test_a_service_managers_socket_in_the_way_is_told_as_the_units() -> None:
+    sock = socket.socket(socket.AF_INET6 if _has_ipv6() else socket.AF_INET)
+    with sock:
+        if _has_ipv6():
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("::" if _has_ipv6() else "0.0.0.0", 0))
+        sock.listen()
+        managed = Inherited(sock, "bootserve.socket")
+        port = _port(managed)
+        with pytest.raises(ListenError) as caught:
+            open_doors(_settings(f"127.0.0.1:{port}"), [managed])
+    assert f"the socket for 0.0.0.0:{port} that the service manager has" in str(caught.value)
+    assert "the socket unit" in str(caught.value)
+    assert "stop the server" not in str(caught.value)
+
+
 def test_a_failure_closes_what_was_inherited_and_what_was_bound() -> None:
     tcp, extra = _tcp(), _tcp(name="bootserve.socket")
     with socket.create_server(("127.0.0.1", 0)) as busy:

@@ -101,7 +101,7 @@ def _choose(servers: list[Server], directories: tuple[Path, ...], pid: int | Non
     places = ", ".join(printable(os.fspath(path)) for path in directories)
     raise RemoteError(
         f"no server was found; looked into {places}. If it has another service.runtime_dir, name it"
-        " with --runtime-dir; if it is another user's, ask as that user or as root"
+        " with --runtime-dir; if it is another user's, ask as that user"
     )
 
 

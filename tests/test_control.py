@@ -18,6 +18,7 @@ import pytest
 from bootserve import control
 from bootserve.remote import find
 from bootserve.runtime import ControlSocket, NoRuntimeDir, every_directory, own_directory
+from tests import needs
 from tests.conftest import Unprivileged
 from tests.family import DEADLINE, Family, family, upgrade, wait_until
 
@@ -276,6 +277,22 @@ def test_no_server_is_told_with_the_place_that_was_searched(tmp_path: Path) -> N
     [line] = done.stderr.splitlines()
     assert line.startswith("bootserve: no server was found")
     assert str(tmp_path / "run") in line
+
+
+def test_root_is_sent_to_the_user_of_a_server_whose_directory_anybody_could_have_made(
+    public_dir: Path,
+) -> None:
+    needs.root()
+    public_dir.chmod(0o1777)
+    (public_dir / "run").mkdir(mode=0o700)
+    os.chown(public_dir / "run", 65534, 65534)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(public_dir / "run" / "7.sock"))
+        listener.listen()
+        done = upgrade(public_dir)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.endswith("if it is another user's, ask as that user")
 
 
 def test_of_several_servers_one_has_to_be_chosen(tmp_path: Path) -> None:

@@ -35,9 +35,15 @@ class Server:
 
 def find(directories: Iterable[Path]) -> list[Server]:
     """Return the servers that run."""
-    servers: dict[int, Server] = {}
+    servers: dict[tuple[int, int], Server] = {}
     for directory in directories:
         for pid, path in runtime.control_sockets(directory):
+            try:
+                # One directory may have several names, and several servers one process id.
+                facts = path.lstat()
+                key = (facts.st_dev, facts.st_ino)
+            except OSError:
+                continue
             try:
                 state = str(_ask(path, "state", _PATIENCE).get("state"))
             except ConnectionRefusedError:
@@ -47,9 +53,9 @@ def find(directories: Iterable[Path]) -> list[Server]:
             except FileNotFoundError:
                 continue
             except (OSError, ValueError):
-                servers.setdefault(pid, Server(pid, path, None))
+                servers.setdefault(key, Server(pid, path, None))
             else:
-                servers[pid] = Server(pid, path, state)
+                servers[key] = Server(pid, path, state)
     return list(servers.values())
 
 
@@ -79,9 +85,14 @@ def upgrade(directories: Iterable[Path], pid: int | None = None) -> str:
 
 def _choose(servers: list[Server], directories: tuple[Path, ...], pid: int | None) -> Server:
     if pid is not None:
-        for server in servers:
-            if server.pid == pid:
-                return server
+        found = [server for server in servers if server.pid == pid]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise RemoteError(
+                f"several servers have pid {pid}, each in a container or PID namespace of its own;"
+                " send SIGHUP to the one that you mean"
+            )
         places = ", ".join(printable(os.fspath(path)) for path in directories)
         raise RemoteError(f"no server with pid {pid} was found; looked into {places}")
     serving = [server for server in servers if server.state == "serving"]

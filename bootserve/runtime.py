@@ -1,10 +1,15 @@
-"""The directory in which running servers are found: a socket ``<pid>.sock`` for each of them."""
+"""The directory in which running servers are found: a socket for each of them.
+
+It is called ``<pid>-<random>.sock``: where containers share the directory, each has process ids of
+its own, and two servers may have the same.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import secrets
 import socket
 import stat
 import tempfile
@@ -12,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-_NAME: Final = re.compile(r"([1-9][0-9]{0,9})\.sock")
+_NAME: Final = re.compile(r"([1-9][0-9]{0,9})(?:-[0-9a-f]{8})?\.sock")
 
 _SHARED: Final = Path("/run/bootserve")
 _BACKLOG: Final = 16
@@ -87,7 +92,7 @@ class ControlSocket:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / f"{os.getpid()}.sock"
+        self.path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         try:
             _claim(directory)
             remove_stale(directory)
@@ -132,8 +137,6 @@ def _listen(path: Path) -> socket.socket:
     # It gets its name when it listens: before, it would look like a dead server's.
     new = path.with_suffix(".new")
     try:
-        with contextlib.suppress(FileNotFoundError):
-            new.unlink()
         try:
             listener.bind(os.fspath(new))
             new.chmod(0o600)

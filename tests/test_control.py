@@ -16,8 +16,14 @@ import anyio
 import pytest
 
 from bootserve import control
-from bootserve.remote import find
-from bootserve.runtime import ControlSocket, NoRuntimeDir, every_directory, own_directory
+from bootserve.remote import RemoteError, Server, _choose, find
+from bootserve.runtime import (
+    ControlSocket,
+    NoRuntimeDir,
+    control_sockets,
+    every_directory,
+    own_directory,
+)
 from tests import needs
 from tests.conftest import Unprivileged
 from tests.family import DEADLINE, Family, family, upgrade, wait_until
@@ -42,8 +48,13 @@ def server(tmp_path: Path) -> Iterator[Family]:
 def _conversation(server: Family) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(DEADLINE)
-        client.connect(str(server.folder / "run" / f"{server.pid}.sock"))
+        client.connect(str(_path(server)))
         yield client
+
+
+def _path(server: Family) -> Path:
+    [path] = (server.folder / "run").glob(f"{server.pid}-*.sock")
+    return path
 
 
 def _ask(client: socket.socket, line: bytes) -> dict[str, object]:
@@ -58,7 +69,7 @@ def _ask(client: socket.socket, line: bytes) -> dict[str, object]:
 
 
 def test_only_our_user_reaches_it_and_it_goes_with_the_server(server: Family) -> None:
-    path = server.folder / "run" / f"{server.pid}.sock"
+    path = _path(server)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     server.process.terminate()
@@ -126,7 +137,7 @@ def test_another_user_is_not_answered(
 ) -> None:
     with family(public_dir, CONFIG) as server:
         (public_dir / "run").chmod(0o755)
-        path = public_dir / "run" / f"{server.pid}.sock"
+        path = _path(server)
         path.chmod(0o666)
         done = unprivileged(
             """
@@ -148,7 +159,7 @@ with socket.socket(socket.AF_UNIX) as client:
 
 
 def test_the_socket_of_a_server_that_was_killed_is_cleaned_up(server: Family) -> None:
-    path = server.folder / "run" / f"{server.pid}.sock"
+    path = _path(server)
     server.process.kill()
     server.leave()
     assert path.is_socket()
@@ -162,7 +173,7 @@ def test_a_server_cleans_up_after_others_when_it_starts(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(run / "1234567.sock"))
     with family(tmp_path, CONFIG) as server:
-        assert [path.name for path in run.iterdir()] == [f"{server.pid}.sock"]
+        assert list(run.iterdir()) == [_path(server)]
 
 
 @pytest.mark.parametrize("what", ["a file", "a link", "open to others"])
@@ -312,3 +323,25 @@ def test_of_several_servers_one_has_to_be_chosen(tmp_path: Path) -> None:
             done = one.upgrade("--pid", "1")
             assert done.returncode == 1
             assert "no server with pid 1" in done.stderr
+
+
+def test_servers_with_the_same_process_id_keep_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two containers that share the directory have them."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    tmp_path.chmod(0o700)
+    with contextlib.closing(ControlSocket(tmp_path)) as one:
+        with contextlib.closing(ControlSocket(tmp_path)) as two:
+            assert one.path != two.path
+            with pytest.raises(RemoteError, match="several servers have pid 7"):
+                _choose([Server(7, one.path, "serving"), Server(7, two.path, "serving")], (), 7)
+        assert [path for _, path in control_sockets(tmp_path)] == [one.path]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(one.path))
+
+
+def test_a_directory_with_two_names_holds_each_server_once(server: Family) -> None:
+    (server.folder / "alias").symlink_to(".")
+    found = find([server.folder / "run", server.folder / "alias" / "run"])
+    assert [item.pid for item in found] == [server.pid]

@@ -1,0 +1,135 @@
+"""How a server leaves: told to stop, replaced, cut, or with its terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.downloads import CONFIG, assets, configure, finishes, slow_download
+from tests.family import DEADLINE, Family, family, is_running, wait_until
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Family]:
+    assets(tmp_path)
+    with family(tmp_path, CONFIG) as found:
+        yield found
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_drain_that_takes_too_long_is_cut(is_replaced: bool, server: Family) -> None:
+    configure(server, "[service]", "[service]\ndrain_timeout = 1")
+    first = server.replace()
+    # It accepts to its end, and knows of no limit.
+    assert server.leave() == 0
+    http, _ = server.ports()
+    with slow_download(http) as client:
+        if is_replaced:
+            assert server.replace() != first
+        else:
+            os.kill(first, signal.SIGTERM)
+        server.wait_for_log("service.drain_timeout, 1 s, is over; transfers cut off: 1")
+        wait_until(lambda: not is_running(first))
+        with contextlib.suppress(ConnectionError):
+            assert not finishes(client)
+    assert "server was stopped" in server.log()
+
+
+def test_a_drain_that_is_cut_is_no_success(tmp_path: Path) -> None:
+    assets(tmp_path)
+    with family(tmp_path, CONFIG + "drain_timeout = 1\n") as server:
+        http, _ = server.ports()
+        with slow_download(http):
+            server.process.terminate()
+            assert server.leave() == 1
+
+
+def test_after_a_hand_over_the_second_signal_cuts(server: Family) -> None:
+    http, _ = server.ports()
+    with slow_download(http):
+        new = server.replace()
+        server.process.terminate()
+        server.wait_for_log("stopping already; transfers that go on to their end: 1")
+        assert server.process.poll() is None
+        server.process.terminate()
+        assert server.leave() == 1
+    assert "transfers cut off: 1" in server.log()
+    assert is_running(new)
+
+
+def test_the_end_of_a_successor_is_reported_by_who_still_drains(server: Family) -> None:
+    http, _ = server.ports()
+    with slow_download(http) as client:
+        new = server.replace()
+        os.kill(new, signal.SIGKILL)
+        server.wait_for_log(f"pid {new}, which had taken over, was ended by SIGKILL")
+        assert finishes(client)
+    assert server.leave() == 0
+
+
+def test_a_terminal_that_is_closed_stops_the_server(tmp_path: Path) -> None:
+    assets(tmp_path)
+    (tmp_path / "bootserve.toml").write_text(CONFIG)
+    master, slave = pty.openpty()
+    launcher = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    launcher += "os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", launcher, sys.executable, "-m", "bootserve", "serve"]
+    with (tmp_path / "stderr").open("wb") as err:
+        process = subprocess.Popen(
+            [*command, "--config", str(tmp_path / "bootserve.toml")],
+            stdin=slave,
+            stdout=slave,
+            stderr=err,
+            start_new_session=True,
+        )
+    try:
+        os.close(slave)
+        text = b""
+        while b"is ready" not in text:
+            text += os.read(master, 4096)
+        os.close(master)
+        assert process.wait(DEADLINE) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    log = (tmp_path / "stderr").read_text()
+    assert "the terminal was closed" in log
+    assert "starting a new process" not in log
+
+
+def test_nohup_means_that_the_signal_means_nothing(tmp_path: Path) -> None:
+    assets(tmp_path)
+    with family(tmp_path, CONFIG, launcher=("nohup",)) as server:
+        server.hang_up()
+        server.replace()
+        assert server.log().count("starting a new process") == 1
+
+
+def test_a_server_whose_output_nobody_reads_can_be_replaced(tmp_path: Path) -> None:
+    assets(tmp_path)
+    reading, writing = os.pipe()
+    launcher = "import os, sys; os.dup2(int(sys.argv[1]), 1); os.execv(sys.argv[2], sys.argv[2:])"
+    with family(
+        tmp_path,
+        CONFIG,
+        launcher=(sys.executable, "-c", launcher, str(writing)),
+        pass_fds=(writing,),
+        is_ready=False,
+    ) as server:
+        os.close(writing)
+        text = b""
+        while b"is ready" not in text:
+            more = os.read(reading, 4096)
+            assert more, server.log()
+            text += more
+        os.close(reading)
+        server.replace()

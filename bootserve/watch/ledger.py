@@ -83,10 +83,10 @@ class Observer(Protocol):
 
     def began(self, transfer: Transfer) -> None: ...
 
-    def ended(self, transfer: Transfer, end: End) -> None:
+    def ended(self, transfer: Transfer, end: End, now: float) -> None:
         """``transfer.sent`` is final."""
 
-    def boots(self, name: str, now: float) -> None:
+    def boots(self, name: str) -> None:
         """The machine of this label, or at this address, has asked for its script."""
 
 
@@ -136,7 +136,7 @@ class Ledger:
             name: its label or, only if it has none, its address.
         """
         if self._observer is not None:
-            self._observer.boots(name, self._clock())
+            self._observer.boots(name)
 
     def _close(self, transfer: Transfer, end: End, reason: str) -> None:
         if transfer not in self._live:
@@ -144,7 +144,7 @@ class Ledger:
         self._live.remove(transfer)
         transfer.sent, transfer.meter = transfer.progress, None
         if self._observer is not None:
-            self._observer.ended(transfer, end)
+            self._observer.ended(transfer, end, self._clock())
         who = printable(transfer.client)
         if transfer.machine:
             who += f" ({as_word(transfer.machine)})"

@@ -216,6 +216,95 @@ def test_nothing_from_the_network_forges_a_line(caplog: pytest.LogCaptureFixture
     assert r'restart loop: "x\" begins\ny" begins "a b\"\x1b" from zero' in _loops(caplog)[0]
 
 
+def test_attempts_that_hang_in_flight_count(caplog: pytest.LogCaptureFixture) -> None:
+    watched = _Watched()
+    for number, verdict in enumerate(("silent", "paused", "silent"), 1):
+        transfer = watched.begin()
+        transfer.meter = lambda number=number: number * 1000
+        transfer.verdict = verdict
+    assert _loops(caplog) == [
+        "restart loop: 52:54:00:12:34:56 begins x86_64/initramfs from zero for the 3rd time in this"
+        " boot; it stopped at 1000 and 2000 of 52428800 bytes, the last time: still open, and"
+        " paused; do something"
+    ]
+    watched.begin()
+    assert " for the 4th time " in _loops(caplog)[1]
+    assert " stopped at 1000, 2000 and 3000 of " in _loops(caplog)[1]
+    assert watched.restarts.loops == 1
+
+
+def test_an_attempt_counts_once_whether_it_hangs_or_has_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watched = _Watched()
+    watched.fail(7)
+    hung = watched.begin()
+    hung.sent = 9
+    hung.verdict = "silent"
+    watched.begin().verdict = "moving"
+    assert " for the 3rd time " in _loops(caplog)[0]
+    assert " stopped at 7 and 9 of " in _loops(caplog)[0]
+    hung.close(End.CLIENT_SILENT)
+    watched.begin()
+    assert len(_loops(caplog)) == 1
+
+
+@pytest.mark.parametrize("verdict", ["", "idle", "moving", "slow", "starved"])
+def test_downloads_side_by_side_are_no_loop(caplog: pytest.LogCaptureFixture, verdict: str) -> None:
+    watched = _Watched()
+    for _ in range(9):
+        watched.begin().verdict = verdict
+    assert _loops(caplog) == []
+
+
+def test_attempts_of_another_boot_machine_file_or_range_do_not_count_while_they_hang(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watched = _Watched()
+    for what in (
+        {},
+        {"name": "x86_64/vmlinuz"},
+        {"machine": None},
+        {"from_zero": False, "name": f"{FILE}[5-9]"},
+    ):
+        for _ in range(2):
+            watched.begin(**what).verdict = "silent"
+        watched.ledger.boots(MAC)
+    watched.begin()
+    watched.begin(name=f"{FILE}[5-9]", from_zero=False)
+    assert _loops(caplog) == []
+
+
+def test_what_hung_before_the_file_was_got_begins_no_other_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watched = _Watched()
+    hung = [watched.begin(), watched.begin()]
+    watched.begin().close(End.COMPLETE)
+    for transfer in hung:
+        transfer.close(End.CLIENT_SILENT)
+    watched.begin()
+    assert _loops(caplog) == []
+
+
+@pytest.mark.parametrize(("pause", "expected"), [(3600, 1), (3601, 0), (30 * 86400, 0)])
+def test_failures_of_long_ago_are_of_another_boot(
+    caplog: pytest.LogCaptureFixture, pause: float, expected: int
+) -> None:
+    watched = _Watched()
+    transfer = watched.begin(machine=None)
+    watched.fail(machine=None)
+    watched.now += 7200  # the first takes its time
+    transfer.close(End.CLIENT_LEFT)
+    watched.now += pause
+    watched.fail(machine=None)
+    assert len(_loops(caplog)) == expected
+    watched.fail(machine=None)
+    assert len(_loops(caplog)) == 2 * expected
+    watched.begin(machine=None)
+    assert len(_loops(caplog)) == 1 + expected
+
+
 _steps = st.lists(
     st.tuples(
         st.sampled_from(["m", "n"]),

@@ -352,7 +352,7 @@ class TftpServer:
                 continue
             del self._unproven[talk]
             if not talk.delivery.is_proven:
-                talk.delivery.stop(End.CLIENT_SILENT, "made room for another")
+                talk.delivery.stop(End.MADE_ROOM)
                 return True
         return False
 

@@ -28,6 +28,7 @@ class End(StrEnum):
     CLIENT_SILENT = "client fell silent"
     OPTIONS_REFUSED = "client refused our options"
     REPLACED = "client asked again"
+    MADE_ROOM = "made room for another, nothing was acknowledged"
     FILE_ERROR = "file could not be read to its end"
     FILE_CHANGED = "file was written to while it was sent"
     SERVER_ERROR = "server failed"
@@ -41,7 +42,13 @@ class End(StrEnum):
     @property
     def is_ours(self) -> bool:
         """Whether it was this server, or its disk, that broke the transfer off."""
-        return self in (End.FILE_ERROR, End.FILE_CHANGED, End.SERVER_ERROR, End.SERVER_STOPPED)
+        return self in (
+            End.MADE_ROOM,
+            End.FILE_ERROR,
+            End.FILE_CHANGED,
+            End.SERVER_ERROR,
+            End.SERVER_STOPPED,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -80,3 +80,18 @@ async def test_asking_for_the_size_or_getting_the_file_is_no_loop(
                 assert await client.fetch("firmware") == BODY
         await running.drained()
     assert loops(caplog) == []
+
+
+async def test_whoever_had_to_make_room_is_in_no_loop(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(Shelf(firmware=BODY), ledger=ledger, max_sessions=1) as running:
+        for _ in range(4):
+            with RawClient(running.address) as client:
+                client.ask_for("firmware")
+                assert (await client.receive())[:4] == b"\0\3\0\1"
+        with RawClient(running.address) as client:
+            assert await client.fetch("firmware") == BODY
+        await running.drained()
+    assert caplog.text.count(": made room for another, nothing was acknowledged") == 4
+    assert loops(caplog) == []

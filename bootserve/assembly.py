@@ -36,7 +36,11 @@ def watched_ledger(settings: Settings, catalog: Catalog) -> Ledger:
         if not settings.lanes.auto_lane:
             return "; set `pace` and `window` for this machine, or lanes.auto_lane = true"
         is_news = catalog.lanes.slow_down(name)
-        return f" ({'moved to' if is_news else 'already in'} the slow lane: {catalog.lanes.slow})"
+        seen = catalog.sightings.at(transfer.client)
+        lane = catalog.lanes.choose(seen, transfer.client, transfer.agent)
+        if lane == catalog.lanes.choose_unslowed(seen, transfer.agent):
+            return f" (the slow lane would change nothing; its lane stays: {lane})"
+        return f" ({'moved to' if is_news else 'already in'} the slow lane: {lane})"
 
     return Ledger(observer=Restarts(remedy))
 

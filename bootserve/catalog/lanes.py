@@ -2,8 +2,11 @@
 
 Some network cards and firmware hang on a fast link with large windows. A lane is what such a client
 is given instead. Each of its two values comes from the most specific source that sets it: the
-machine's entry, the slow lane if the machine was moved there, its profile, its User-Agent, the
-door's default. "off" is a value too: it lifts what a less specific source has set.
+machine's entry, its profile, its User-Agent, the door's default. "off" is a value too: it lifts
+what a less specific source has set.
+
+The slow lane stands beside them. It holds a machine that was moved there to less, never to more,
+and leaves alone what the machine's own entry sets: whoever wrote that knew the machine.
 """
 
 from __future__ import annotations
@@ -79,9 +82,8 @@ class Lanes:
         agents: Sequence[AgentLimits] = (),
         capacity: int = 4096,
     ) -> None:
-        self.slow = _lane((slow,))
+        self._slow = _lane((slow,))
         self._default = default
-        self._slow_limits = slow
         self._profiles = {
             name: profile for name, profile in profiles.items() if _says_something(profile)
         }
@@ -107,11 +109,24 @@ class Lanes:
             seen: the machine that was last seen at its address.
             agent: its User-Agent.
         """
+        lane = self.choose_unslowed(seen, agent)
+        if not self._slowed or name_of(seen, address) not in self._slowed:
+            return lane
+        own: Limits = UNLIMITED if seen is None or seen.machine is None else seen.machine
+        return self._share(
+            Lane(
+                lane.pace if own.pace is not None else _stricter(lane.pace, self._slow.pace),
+                lane.window
+                if own.window is not None
+                else _stricter(lane.window, self._slow.window),
+            )
+        )
+
+    def choose_unslowed(self, seen: Sighting | None, agent: str | None = None) -> Lane:
+        """Return what would be the lane of a client if it were not in the slow one."""
         sources: list[Limits] = []
         if seen is not None and seen.machine is not None and _says_something(seen.machine):
             sources.append(seen.machine)
-        if self._slowed and name_of(seen, address) in self._slowed:
-            sources.append(self._slow_limits)
         if self._profiles and seen is not None and seen.profile in self._profiles:
             sources.append(self._profiles[seen.profile])
         if self._agents and agent:
@@ -151,6 +166,10 @@ def name_of(seen: Sighting | None, address: str) -> str:
 
 def _says_something(limits: Limits) -> bool:
     return limits.pace is not None or limits.window is not None
+
+
+def _stricter(one: int | None, other: int | None) -> int | None:
+    return min(one, other) if one is not None and other is not None else one or other
 
 
 def _lane(sources: Sequence[Limits]) -> Lane:

@@ -131,6 +131,8 @@ class FileAnswer:
     async def _body(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> End:
         client = client_host(scope)
         seen = self._catalog.sightings.at(client)
+        lanes = self._catalog.lanes
+        agent = header(scope, b"user-agent") if lanes.minds_agents else None
         transfer = self._ledger.open(
             protocol="HTTP",
             client=client,
@@ -138,14 +140,13 @@ class FileAnswer:
             name=_describe(self._asset.name, answer),
             total=answer.length,
             from_zero=answer.start == 0,
+            agent=agent,
         )
         extensions = scope.get("extensions") or {}
         connection: Connection | None = extensions.get(EXTENSION, {}).get("connection")
         begin = connection.position() if connection else 0
         if connection:
             # Not before the ledger knows: this may be the request that changes the lane.
-            lanes = self._catalog.lanes
-            agent = header(scope, b"user-agent") if lanes.minds_agents else None
             connection.set_lane(lanes.choose(seen, client, agent))
             transfer.meter = _Meter(connection, begin, answer.length)
             connection.transfer = transfer

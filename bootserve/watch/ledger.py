@@ -66,6 +66,9 @@ class Transfer:
     name: str
     total: int
     started: float
+    agent: str | None = None
+    """Its User-Agent, where that matters; untrusted."""
+
     sent: int = 0
     meter: Callable[[], int] | None = None
     details: dict[str, int] = field(default_factory=dict)
@@ -126,10 +129,11 @@ class Ledger:
         name: str,
         total: int,
         from_zero: bool = True,
+        agent: str | None = None,
     ) -> Transfer:
         """Start an entry. ``client`` is an address, ``machine`` what we know it as, if we do."""
         transfer = Transfer(
-            self, protocol, client, machine, name, total, self._clock(), from_zero=from_zero
+            self, protocol, client, machine, name, total, self._clock(), agent, from_zero=from_zero
         )
         self._live.add(transfer)
         if self._observer is not None:

@@ -132,12 +132,22 @@ def test_each_value_is_that_of_the_most_specific_source_that_sets_it(
     machine: _Says, slow: _Says, profile: _Says, agent: _Says, default: _Says
 ) -> None:
     lanes = Lanes(default=default, slow=slow, profiles={"p": profile}, agents=[agent])
-    lanes.slow_down(MAC)
-    lane = lanes.choose(Sighting(MAC, _machine(machine), "p"), "192.0.2.1", "iPXE")
-    sources = [machine, slow, profile, agent, default]
+    seen = Sighting(MAC, _machine(machine), "p")
+    lane = lanes.choose(seen, "192.0.2.1", "iPXE")
+    sources = [machine, profile, agent, default]
     pace = next(source.pace for source in sources if source.pace is not None)
     window = next(source.window for source in sources if source.window is not None)
     assert lane == Lane(pace or None, window or None)
+
+    lanes.slow_down(MAC)
+    slowed = lanes.choose(seen, "192.0.2.1", "iPXE")
+    for value, own, ordinary, limit in (
+        (slowed.pace, machine.pace, pace, slow.pace),
+        (slowed.window, machine.window, window, slow.window),
+    ):
+        limits = [found for found in (ordinary, limit) if found]
+        assert value == (own or None if own is not None else min(limits, default=None))
+    assert lanes.choose_unslowed(seen, "iPXE") == lane
 
 
 @given(_says, _says)

@@ -488,6 +488,48 @@ async def test_whoever_is_in_a_restart_loop_is_moved_to_the_slow_lane(
     )
 
 
+@pytest.mark.parametrize(
+    ("tree", "lane", "there"),
+    [
+        (
+            {"machines": [{"mac": MAC, "profile": "plain", "pace": "off", "window": "off"}]},
+            "the slow lane would change nothing; its lane stays: off, off",
+            NO_PACE,
+        ),
+        (
+            {"http": {"pace": "400Mbit/s", "window": "64KiB"}},
+            "the slow lane would change nothing; its lane stays: 400 Mbit/s, 64 KiB",
+            50_000_000,
+        ),
+        (
+            {"http": {"pace": "400Mbit/s"}},
+            "moved to the slow lane: 400 Mbit/s, 128 KiB",
+            50_000_000,
+        ),
+        (
+            {"agents": [{"user_agent": "slowpoke*", "pace": "400Mbit/s"}]},
+            "moved to the slow lane: 400 Mbit/s, 128 KiB",
+            50_000_000,
+        ),
+    ],
+)
+async def test_the_log_says_which_lane_a_machine_in_a_loop_really_gets(
+    root: Path, caplog: pytest.LogCaptureFixture, tree: dict[str, Any], lane: str, there: int
+) -> None:
+    lanes = {"auto_lane": True, "pace": "800Mbit/s", "window": "128KiB"}
+    lanes["agents"] = tree.pop("agents", [])
+    profiles = {"plain": {"kernel": "x86_64/vmlinuz"}}
+    async with serving(root, lanes=lanes, profiles=profiles, **tree) as door:
+        await introduce(door, LOCALHOST, MAC)
+        for _ in range(2):
+            await break_off(door, LOCALHOST, 100_000)
+        with await connect(door, LOCALHOST) as client:
+            await get(client, "/boot/initramfs", "User-Agent: slowpoke/1\r\n")
+            assert found(door, client).pace == there
+    [line] = loops(caplog)
+    assert line.endswith(f": client closed the connection ({lane})")
+
+
 @pytest.mark.parametrize("path", ["/boot/initramfs", f"/machine.ipxe?mac={MAC}"])
 async def test_a_complete_file_or_a_new_boot_is_no_loop(
     root: Path, caplog: pytest.LogCaptureFixture, path: str

@@ -148,6 +148,12 @@ class Lanes:
             self._slowed.popitem(last=False)
         return is_news
 
+    def introduce(self, address: str, label: str) -> None:
+        """Whoever is at this address has said its name, and is known by that from now on."""
+        if address in self._slowed:
+            del self._slowed[address]
+            self.slow_down(label)
+
     def _matching(self, agent: str) -> AgentLimits | None:
         return self._matches.get(
             agent,

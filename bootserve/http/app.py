@@ -155,6 +155,7 @@ class _Routes:
             identity, sighting, words = self._asker(query)
         client = client_host(scope)
         if sighting.label:
+            self._catalog.lanes.introduce(client, sighting.label)
             self._catalog.sightings.note(client, sighting)
             self._ledger.boots(sighting.label)
         else:

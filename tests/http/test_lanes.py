@@ -154,6 +154,11 @@ async def get(client: socket.socket, path: str, headers: str = "") -> bytes:
     return (await read_response(client))[1]
 
 
+async def get_from(door: Door, address: str, path: str) -> bytes:
+    with await connect(door, address) as client:
+        return await get(client, path)
+
+
 async def introduce(door: Door, address: str, mac: str) -> None:
     """Ask for this machine's script, as it does before it asks for files."""
     with await connect(door, address) as client:
@@ -486,6 +491,21 @@ async def test_whoever_is_in_a_restart_loop_is_moved_to_the_slow_lane(
     assert line.endswith(
         ": client closed the connection (moved to the slow lane: 800 Mbit/s, 128 KiB)"
     )
+
+
+async def test_a_slowed_machine_stays_slow_when_it_says_its_name(root: Path) -> None:
+    tree: dict[str, Any] = {"lanes": {"auto_lane": True, "pace": "800Mbit/s", "window": "128KiB"}}
+    async with serving(root, **tree) as door:
+        for _ in range(2):
+            await break_off(door, "127.0.0.2", 100_000)
+        assert (await get_from(door, "127.0.0.2", "/boot/initramfs")) == bytes(SIZE)
+        await introduce(door, "127.0.0.2", MAC)
+        assert (await lane_of(door, "127.0.0.2")).pace == 100_000_000
+        # It is the machine that is slow, and not the address.
+        await introduce(door, "127.0.0.3", MAC)
+        assert (await lane_of(door, "127.0.0.3")).pace == 100_000_000
+        await introduce(door, "127.0.0.2", "52:54:00:00:00:01")
+        assert (await lane_of(door, "127.0.0.2")).pace == NO_PACE
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from bootserve.catalog.lanes import UNLIMITED, Lane
+from bootserve.settings import DEFAULT_WINDOW
 
 logger = logging.getLogger("bootserve.http")
 
@@ -38,10 +39,6 @@ _UNLIMITED: Final = 2 ** (8 * _RATE.size) - 1
 
 _WMEM_MAX: Final = Path("/proc/sys/net/core/wmem_max")
 _TCP_WMEM: Final = Path("/proc/sys/net/ipv4/tcp_wmem")
-
-_ROOMY: Final = 1 << 20
-"""Bytes from which on a window is there to bound, and not to be kind: none at all is then better
-than one of half its size."""
 
 _told: set[str] = set()
 
@@ -105,16 +102,20 @@ def _window(sock: socket.socket, window: int | None) -> None:
         # Beyond net.core.wmem_max with CAP_NET_ADMIN alone.
         sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, window // 2)
     except PermissionError:
+        permitted = _bound(sock)
+        # That window is there to bound, and not to be kind: none is better than a tenth of it.
+        is_dropped = window == DEFAULT_WINDOW
+        if is_dropped:
+            _give_back(sock)
         _tell_once(
-            "wmem_max",
-            "a window of %d bytes was asked for, and the kernel permits %d at most;"
+            f"window {window}",
+            "a window of %d bytes is set, and the kernel permits %d at most; %s;"
             " `sysctl -w net.core.wmem_max=%d` as root permits it",
             window,
-            _bound(sock),
+            permitted,
+            "it is left to the kernel" if is_dropped else f"it is {permitted} bytes now",
             window // 2,
         )
-        if window >= _ROOMY:
-            _give_back(sock)
 
 
 def _give_back(sock: socket.socket) -> None:

@@ -30,7 +30,7 @@ from bootserve.http.lane import SO_MAX_PACING_RATE
 from bootserve.http.listener import open_listener
 from bootserve.http.protocol import BootProtocol
 from bootserve.http.server import HttpServer, http_config
-from bootserve.settings import load
+from bootserve.settings import DEFAULT_WINDOW, load
 from bootserve.watch.budget import Budget
 from tests import needs
 from tests.cable import Cable
@@ -372,30 +372,52 @@ async def test_a_pace_is_kept(root: Path) -> None:
             assert time.monotonic() - begun >= SIZE / pace * 0.8
 
 
+class _Unprivileged:
+    """A socket of a kernel that permits 212,992 bytes, and nobody to exceed that."""
+
+    def __init__(self) -> None:
+        self.bound = 0
+        self.is_fixed = False
+
+    def setsockopt(self, _: int, option: int, value: int) -> None:
+        if option == lanes.SO_SNDBUFFORCE:
+            raise PermissionError(1, "Operation not permitted")
+        if option == lanes.SO_BUF_LOCK:
+            self.is_fixed = bool(value)
+        else:
+            self.bound = 2 * min(value, 212_992)
+            self.is_fixed = True
+
+    def getsockopt(self, _: int, option: int) -> int:
+        return self.is_fixed if option == lanes.SO_BUF_LOCK else self.bound
+
+
 async def test_a_window_that_the_kernel_does_not_permit_is_reported_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lanes, "_told", set())
-
-    class Sock:
-        """A kernel that permits 212,992 bytes, and nobody to exceed that."""
-
-        bound = 0
-
-        def setsockopt(self, _: int, option: int, value: int) -> None:
-            if option == lanes.SO_SNDBUFFORCE:
-                raise PermissionError(1, "Operation not permitted")
-            self.bound = 2 * min(value, 212_992)
-
-        def getsockopt(self, _: int, __: int) -> int:
-            return self.bound
-
-    for _ in range(3):
-        lanes.apply(Sock(), Lane(None, 1 << 20), Lane())  # type: ignore[arg-type]
+    for window in (1 << 20, 1 << 20, 8 << 20, 1 << 20):
+        sock = _Unprivileged()
+        lanes.apply(sock, Lane(None, window), Lane())  # type: ignore[arg-type]
+        # What remains is what an operator who asked for more would rather have than nothing.
+        assert (sock.bound, sock.is_fixed) == (425_984, True)
     assert caplog.messages == [
-        "a window of 1048576 bytes was asked for, and the kernel permits 425984 at most;"
-        " `sysctl -w net.core.wmem_max=524288` as root permits it"
+        f"a window of {window} bytes is set, and the kernel permits 425984 at most; it is 425984"
+        f" bytes now; `sysctl -w net.core.wmem_max={window // 2}` as root permits it"
+        for window in (1 << 20, 8 << 20)
     ]
+
+
+async def test_the_window_that_nobody_asked_for_is_dropped_where_the_kernel_does_not_permit_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_told", set())
+    for _ in range(2):
+        sock = _Unprivileged()
+        lanes.apply(sock, Lane(None, DEFAULT_WINDOW), Lane())  # type: ignore[arg-type]
+        assert not sock.is_fixed
+    [line] = caplog.messages
+    assert "permits 425984 at most; it is left to the kernel; `sysctl" in line
 
 
 def test_what_the_kernel_bounds_by_itself_is_left_to_it(

@@ -5,8 +5,9 @@ the number of the process that it is told to, which nobody else knows before. It
 bootserve and is run from the text that the old process has read at its own start: files may have
 been replaced since.
 
-Arguments: the sockets' descriptors, separated by commas; the pipe's descriptor; the variable that
-tells the program of the pipe; then the interpreter and its arguments.
+Arguments: the sockets' descriptors, separated by commas; in the same way other descriptors, each
+behind the variable that tells the program of it and a ``=``; then the interpreter and its
+arguments.
 """
 
 import fcntl
@@ -17,8 +18,10 @@ _FIRST = 3
 
 
 def main() -> None:
-    numbers, pipe, variable, *program = sys.argv[1:]
-    sources = [int(number) for number in (*numbers.split(","), pipe)]
+    numbers, others, *program = sys.argv[1:]
+    named = [word.split("=") for word in others.split(",")]
+    sockets = numbers.split(",")
+    sources = [int(number) for number in (*sockets, *(number for _, number in named))]
     beyond = _FIRST + len(sources)
     for source in sources:
         os.set_inheritable(source, False)
@@ -30,8 +33,9 @@ def main() -> None:
     # Our parent will tell the service manager that its main process is this one.
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getppid()):
         os.environ["SYSTEMD_EXEC_PID"] = str(os.getpid())
-    os.environ["LISTEN_FDS"] = str(len(sources) - 1)
-    os.environ[variable] = str(beyond - 1)
+    os.environ["LISTEN_FDS"] = str(len(sockets))
+    for place, (variable, _) in enumerate(named, _FIRST + len(sockets)):
+        os.environ[variable] = str(place)
     try:
         os.execv(program[0], program)  # noqa: S606 (a shell is what we do not want)
     except OSError as error:

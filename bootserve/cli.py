@@ -128,7 +128,14 @@ def _prepare(
 
     with _unread():
         banner.show(console, settings, doors)
-    return Service(settings, doors, on_ready=on_ready, start=start, supervisor=supervisor)
+    return Service(
+        settings,
+        doors,
+        on_ready=on_ready,
+        start=start,
+        supervisor=supervisor,
+        memory=predecessor.memory,
+    )
 
 
 @contextlib.contextmanager

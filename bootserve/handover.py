@@ -9,11 +9,12 @@ For that reason nobody may ever shutdown() one of these sockets: that would end 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,7 +22,7 @@ from typing import Final, TypeVar
 import anyio
 import anyio.to_thread
 
-from bootserve.successor import LONGEST, VARIABLE, Answer
+from bootserve.successor import LONGEST, MEMORY_VARIABLE, VARIABLE, Answer
 from bootserve.systemd import Inherited
 from bootserve.text import printable
 
@@ -85,7 +86,11 @@ def _directory() -> str | None:
 
 
 async def start_successor(
-    start: Start, sockets: Sequence[Inherited], *, within: float = TIMEOUT
+    start: Start,
+    sockets: Sequence[Inherited],
+    *,
+    within: float = TIMEOUT,
+    memory: Callable[[], bytes] = bytes,
 ) -> subprocess.Popen[bytes]:
     """Start a new process with copies of ``sockets``, and wait until it is ready.
 
@@ -93,6 +98,7 @@ async def start_successor(
 
     Args:
         within: seconds.
+        memory: writes down what the new process is to know; called in a thread.
 
     Raises:
         HandoverFailed: it is not ready, and has been ended.
@@ -103,7 +109,7 @@ async def start_successor(
         raise _cannot_start(error) from error
     try:
         try:
-            process = await _in_thread(_start, start, sockets, writing)
+            process = await _in_thread(_start, start, sockets, writing, memory)
         except RuntimeError as error:  # no more threads are to be had
             raise _cannot_start(error) from error
         finally:
@@ -140,17 +146,36 @@ async def _in_thread(function: Callable[..., _Result], *args: object) -> _Result
     return await anyio.to_thread.run_sync(function, *args, limiter=anyio.CapacityLimiter(1))
 
 
-def _start(start: Start, sockets: Sequence[Inherited], pipe: int) -> subprocess.Popen[bytes]:
+def _start(
+    start: Start, sockets: Sequence[Inherited], pipe: int, memory: Callable[[], bytes]
+) -> subprocess.Popen[bytes]:
+    others = {VARIABLE: pipe}
+    with contextlib.ExitStack() as stack:
+        # A sandbox may not know files in memory; that is no reason to keep the old program.
+        with contextlib.suppress(OSError):
+            file = os.fdopen(os.memfd_create("bootserve-memory"), "w+b", buffering=0)
+            stack.enter_context(file)
+            file.write(memory())
+            file.seek(0)
+            others[MEMORY_VARIABLE] = file.fileno()
+        return _launch(start, sockets, others)
+
+
+def _launch(
+    start: Start, sockets: Sequence[Inherited], others: Mapping[str, int]
+) -> subprocess.Popen[bytes]:
+    """Start the new process; ``others`` are descriptors by the variables that tell it of them."""
     descriptors = [item.sock.fileno() for item in sockets]
     numbers = ",".join(map(str, descriptors))
-    launcher = (start.program[0], "-I", "-S", "-c", _LAUNCHER, numbers, str(pipe), VARIABLE)
+    named = ",".join(f"{variable}={descriptor}" for variable, descriptor in others.items())
+    launcher = (start.program[0], "-I", "-S", "-c", _LAUNCHER, numbers, named)
     # A child inherits what its parent's thread blocks: SIGHUP waits until the new process is ready.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         return subprocess.Popen(  # noqa: S603 (our own command line, without a shell)
             (*launcher, *start.program),
             cwd=start.directory,
-            pass_fds=(*descriptors, pipe),
+            pass_fds=(*descriptors, *others.values()),
             env={**os.environ, "LISTEN_FDNAMES": ":".join(item.name for item in sockets)},
         )
     except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ from bootserve.assembly import Assembly
 from bootserve.control import Json
 from bootserve.doors import Doors
 from bootserve.handover import HandoverFailed, NotNow, Start, how_it_ended, start_successor
+from bootserve.memory import recall, snapshot
 from bootserve.resources import calm_collector
 from bootserve.runtime import ControlSocket, NoRuntimeDir, own_directory
 from bootserve.settings import Settings
@@ -64,6 +65,7 @@ class Service:
         on_ready: called once, when every door is open.
         start: how to start this program again.
         supervisor: who is told of the process that takes over.
+        memory: what the process that this one replaces knew, see `bootserve.memory`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Service:
         on_ready: Callable[[], None] = lambda: None,
         start: Start | None = None,
         supervisor: Supervisor | None = None,
+        memory: bytes = b"",
     ) -> None:
         self._settings = settings
         self._doors = doors
@@ -82,6 +85,7 @@ class Service:
         self._supervisor = supervisor or Supervisor.of_this_process(has_predecessor=False)
         self._terminal = Terminal()
         self._parts = Assembly(settings, doors, self._is_ready)
+        recall(self._parts.catalog, memory, with_slowed=settings.lanes.auto_lane)
         self._ledger = self._parts.ledger
         self._http = self._parts.http
         self._state = State.STARTING
@@ -145,7 +149,11 @@ class Service:
         process: subprocess.Popen[bytes] | None = None
         try:
             with anyio.CancelScope() as self._upgrading:
-                process = await start_successor(self._start, self._doors.to_hand_over())
+                process = await start_successor(
+                    self._start,
+                    self._doors.to_hand_over(),
+                    memory=snapshot(self._parts.catalog),
+                )
         finally:
             self._upgrading = None
         if process is not None:

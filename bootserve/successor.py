@@ -1,4 +1,5 @@
-"""A hand-over as its new process sees it: the pipe to the process that is to be replaced.
+"""A hand-over as its new process sees it: the pipe to the process that is to be replaced, and
+what that one knew of the machines (see `bootserve.memory`).
 
 Over it goes one JSON object: that this process is ready, or why it cannot be. The pipe's end
 without either means that it has died.
@@ -10,12 +11,18 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 VARIABLE: Final = "BOOTSERVE_HANDOVER_FD"
 """Names the descriptor of the pipe. Not a setting."""
+
+MEMORY_VARIABLE: Final = "BOOTSERVE_MEMORY_FD"
+"""Names the descriptor of a file in memory with what the predecessor knew. Not a setting."""
+
+LONGEST_MEMORY: Final = 32 << 20
+"""Bytes of it; what is longer is not read to its end."""
 
 LONGEST: Final = 16 * 1024
 """Bytes of an answer; what is longer is none."""
@@ -56,10 +63,12 @@ class Predecessor:
 
     Args:
         pipe: where to tell it; it is ours from now on.
+        memory: what it knew.
     """
 
-    def __init__(self, pipe: int | None) -> None:
+    def __init__(self, pipe: int | None, memory: bytes = b"") -> None:
         self._pipe = pipe
+        self.memory = memory
 
     @property
     def is_there(self) -> bool:
@@ -68,18 +77,12 @@ class Predecessor:
 
     @classmethod
     def take(cls, environ: MutableMapping[str, str] = os.environ) -> Predecessor:
-        """Take the pipe that the environment names, and the variable with it."""
-        number = environ.pop(VARIABLE, "")
-        # int() takes no more than some thousand digits.
-        if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 2):
-            return cls(None)
-        try:
-            if not stat.S_ISFIFO(os.fstat(int(number)).st_mode):
-                return cls(None)
-            os.set_inheritable(int(number), False)
-        except OSError:
-            return cls(None)
-        return cls(int(number))
+        """Take what the environment names, and the variables with it."""
+        memory = _adopt(environ.pop(MEMORY_VARIABLE, ""), stat.S_ISREG)
+        return cls(
+            _adopt(environ.pop(VARIABLE, ""), stat.S_ISFIFO),
+            b"" if memory is None else _read_all(memory),
+        )
 
     def tell_ready(self) -> None:
         """Every door is open: the predecessor may close its own."""
@@ -97,3 +100,24 @@ class Predecessor:
         with contextlib.suppress(OSError):
             os.write(pipe, answer.encode())
         os.close(pipe)
+
+
+def _adopt(number: str, is_right: Callable[[int], bool]) -> int | None:
+    """Return a descriptor that is ours from now on, if it is one and of the right type."""
+    if not (number.isascii() and number.isdigit() and 0 < len(number) < 10 and int(number) > 2):
+        return None
+    try:
+        if not is_right(os.fstat(int(number)).st_mode):
+            return None
+        os.set_inheritable(int(number), False)
+    except OSError:
+        return None
+    return int(number)
+
+
+def _read_all(descriptor: int) -> bytes:
+    try:
+        with os.fdopen(descriptor, "rb", closefd=True) as file:
+            return file.read(LONGEST_MEMORY)
+    except OSError:
+        return b""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootserve.settings import load, unknown_variables
-from bootserve.successor import LONGEST, VARIABLE, Answer, Predecessor
+from bootserve.successor import LONGEST, MEMORY_VARIABLE, VARIABLE, Answer, Predecessor
 
 
 @given(st.lists(st.text()))
@@ -52,6 +52,29 @@ def test_the_pipe_is_taken_once_and_closed_after_the_answer() -> None:
         assert Answer.decode(pipe.read()) == Answer()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(writing)
+
+
+def test_what_the_predecessor_knew_is_taken_once_and_its_file_closed() -> None:
+    file = os.memfd_create("memory")
+    os.write(file, b"what it knew")
+    os.lseek(file, 0, os.SEEK_SET)
+    environ = {MEMORY_VARIABLE: str(file)}
+    assert Predecessor.take(environ).memory == b"what it knew"
+    assert environ == {}
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+
+
+@pytest.mark.parametrize("value", ["", "2", "x", "-4", "99999", "9" * 5000])
+def test_what_names_no_file_is_no_memory(value: str) -> None:
+    assert Predecessor.take({MEMORY_VARIABLE: value}).memory == b""
+
+
+def test_a_pipe_is_no_memory_and_stays_as_it_is() -> None:
+    reading, writing = os.pipe()
+    assert Predecessor.take({MEMORY_VARIABLE: str(reading)}).memory == b""
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_predecessor_that_has_died_does_not_keep_us_from_serving() -> None:

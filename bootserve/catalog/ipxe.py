@@ -138,7 +138,7 @@ class ScriptWriter:
         """Which entry and which profile this machine's script will be made of."""
         machine = self._machines.find(identity)
         profile = machine.profile if machine else self._settings.boot.default
-        return Sighting(identity.label, machine, profile)
+        return Sighting(identity.label, machine, profile, identity)
 
     def entry(self, url: str) -> str:
         """The entry script, which sends a machine on to its own."""

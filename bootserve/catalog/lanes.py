@@ -148,6 +148,10 @@ class Lanes:
             self._slowed.popitem(last=False)
         return is_news
 
+    def slowed(self) -> list[str]:
+        """Return the machines in the slow lane, in the order in which they were moved there."""
+        return list(self._slowed)
+
     def introduce(self, address: str, label: str) -> None:
         """Whoever is at this address has said its name, and is known by that from now on."""
         if address in self._slowed:

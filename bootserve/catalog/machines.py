@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bootserve.catalog.entries import Machine
 from bootserve.catalog.model import (
@@ -93,11 +93,17 @@ class Machines:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """Who asked for a script: its `Identity.label`, its entry, and the profile that it boots."""
+    """Who asked for a script: its `Identity.label`, its entry, and the profile that it boots.
+
+    The rest is what finds these again in another configuration: all that it said of itself, and
+    whether the profile was chosen from a menu.
+    """
 
     label: str | None
     machine: Machine | None = None
     profile: str | None = None
+    identity: Identity = field(default=Identity(), compare=False)
+    is_chosen: bool = field(default=False, compare=False)
 
 
 class Sightings:
@@ -120,9 +126,13 @@ class Sightings:
         """Whoever is at this address has chosen another profile from a menu."""
         known = self._seen.get(address)
         if known is None:
-            self.note(address, Sighting(None, None, profile))
+            self.note(address, Sighting(None, None, profile, is_chosen=True))
         elif known.profile != profile:
-            self.note(address, replace(known, profile=profile))
+            self.note(address, replace(known, profile=profile, is_chosen=True))
+
+    def all(self) -> list[tuple[str, Sighting]]:
+        """Return every address and who was seen there, the one not seen for longest first."""
+        return list(self._seen.items())
 
     def at(self, address: str) -> Sighting | None:
         return self._seen.get(address)

@@ -25,8 +25,9 @@ from bootserve.handover import Start
 from bootserve.log import start_logging
 from bootserve.remote import RemoteError
 from bootserve.runtime import every_directory
+from bootserve.sections import AssetSettings
 from bootserve.service import Service
-from bootserve.settings import AssetSettings, Settings, config_file, load, unknown_variables
+from bootserve.settings import Settings, config_file, load, unknown_variables
 from bootserve.sockets import ListenError
 from bootserve.successor import Predecessor
 from bootserve.supervisor import Supervisor

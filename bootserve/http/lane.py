@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from bootserve.catalog.lanes import UNLIMITED, Lane
-from bootserve.settings import DEFAULT_WINDOW
+from bootserve.sections import DEFAULT_WINDOW
 
 logger = logging.getLogger("bootserve.http")
 

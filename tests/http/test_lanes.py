@@ -30,7 +30,8 @@ from bootserve.http.lane import SO_MAX_PACING_RATE
 from bootserve.http.listener import open_listener
 from bootserve.http.protocol import BootProtocol
 from bootserve.http.server import HttpServer, http_config
-from bootserve.settings import DEFAULT_WINDOW, load
+from bootserve.sections import DEFAULT_WINDOW
+from bootserve.settings import load
 from bootserve.watch.budget import Budget
 from tests import needs
 from tests.cable import Cable

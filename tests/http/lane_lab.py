@@ -19,6 +19,7 @@ from bootserve.assembly import watched_ledger
 from bootserve.catalog.catalog import Catalog
 from bootserve.http import lane as lanes
 from bootserve.http.app import create_app
+from bootserve.http.door import Manners
 from bootserve.http.lane import SO_MAX_PACING_RATE
 from bootserve.http.listener import open_listener
 from bootserve.http.protocol import BootProtocol
@@ -49,7 +50,12 @@ async def serving(
     started = anyio.Event()
     budget = Budget()
     app = create_app(settings, catalog=catalog, ledger=ledger, budget=budget)
-    server = HttpServer(http_config(settings, app), started.set, budget=budget)
+    server = HttpServer(
+        http_config(settings, app),
+        started.set,
+        budget=budget,
+        manners=Manners(settings.http.head_timeout, settings.http.silence_limit),
+    )
     serving = asyncio.create_task(server.serve([listener]))
     await started.wait()
     try:

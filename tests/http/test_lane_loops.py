@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from bootserve.watch import liveness
 from tests.http.conftest import DEADLINE, Door, eventually
 from tests.http.lane_lab import (
     LOCALHOST,
@@ -75,6 +76,27 @@ async def test_the_third_beginning_is_a_restart_loop(
         f" at {one} and {other} of {SIZE} bytes, the last time: client closed the connection;"
         " set `pace` and `window` for this machine, or lanes.auto_lane = true"
     ]
+
+
+async def test_attempts_that_a_machine_has_given_up_without_a_word_count(
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "_PAUSED_AFTER", 0.1)
+    async with serving(root, http={"silence_limit": 5}) as door:
+        await introduce(door, LOCALHOST, MAC)
+        with await connect(door, LOCALHOST, 4096) as one, await connect(door, LOCALHOST) as other:
+            # Side by side they are two downloads ...
+            for client in (one, other):
+                await ask(client, "/boot/initramfs")
+            await eventually(lambda: len(door.ledger.live) == 2)
+            assert len(await get_from(door, "127.0.0.2", "/boot/initramfs")) == SIZE
+            # ... and no longer when neither is read.
+            await eventually(lambda: {found.verdict for found in door.ledger.live} == {"paused"})
+            assert loops(caplog) == []
+            assert len(await get_from(door, LOCALHOST, "/boot/initramfs")) == SIZE
+    [line] = loops(caplog)
+    assert " for the 3rd time in this boot; it stopped at " in line
+    assert ", the last time: still open, and paused; set `pace`" in line
 
 
 async def test_whoever_is_in_a_restart_loop_is_moved_to_the_slow_lane(

@@ -88,7 +88,11 @@ class Assembly:
             ledger=self.ledger,
             machine=self.catalog.sightings.label,
             patience=settings.tftp.patience,
-            max_sessions=affordable_sessions(settings.tftp.max_sessions, limit),
+            max_sessions=(
+                affordable_sessions(settings.tftp.max_sessions, limit)
+                if doors.tftp
+                else settings.tftp.max_sessions
+            ),
             has_room=lambda: self.budget.may_accept,
         )
         self.budget.count(lambda: self.tftp.sessions)

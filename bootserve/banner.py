@@ -24,10 +24,13 @@ from bootserve.settings import Settings
 FIRMWARE_TFTP_PORT = 69
 
 
-def show(console: Console, settings: Settings, doors: Doors) -> None:
+def show(
+    console: Console, settings: Settings, doors: Doors, *, is_first_start: bool = True
+) -> None:
     """Print how to point DHCP at us, then what is served, where and with which iPXE binaries.
 
-    In this order, so that what differs from start to start stands last on the screen.
+    In this order, so that what differs from start to start stands last on the screen. A process
+    that replaces another one need not repeat what a person does once.
     """
 
     def line(text: str = "") -> None:
@@ -44,8 +47,11 @@ def show(console: Console, settings: Settings, doors: Doors) -> None:
             kinds = "|".join(DhcpServer)
             dhcp = f"run `bootserve dhcp-config {kinds} --server ADDR` for its lines: {error}"
             break
-        line(f"---- {kind} ----")
-        line(text)
+        if is_first_start:
+            line(f"---- {kind} ----")
+            line(text)
+        else:
+            dhcp = "run `bootserve dhcp-config` for the lines of your server"
     line(f"bootserve {__version__}")
     line()
     line(f"HTTP   {', '.join(_reachable(doors.http_endpoints(), 'http://'))}")

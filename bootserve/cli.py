@@ -128,7 +128,7 @@ def _prepare(
             )
 
     with _unread():
-        banner.show(console, settings, doors)
+        banner.show(console, settings, doors, is_first_start=not predecessor.is_there)
     return Service(
         settings,
         doors,

@@ -66,6 +66,7 @@ def explain(
         loc = tuple(part for part in item["loc"] if not _is_type_tag(part))
         where = _origin(loc, config, flags)
         message = item["msg"].removeprefix("Value error, ")
+        message = message.replace("Input should be ", "must be ")
         if item["type"] == "extra_forbidden":
             hint = did_you_mean(str(loc[-1]), keys_at(loc[:-1]))
             message = f"unknown key{hint}; remove or rename it"

@@ -115,6 +115,8 @@ class Service:
                     self._tasks.cancel_scope.cancel()
         finally:
             self._doors.close()
+        if not self._was_cut:
+            logger.info("pid %d has left; nothing was cut off", os.getpid())
         return not self._was_cut
 
     async def upgrade(self) -> int:

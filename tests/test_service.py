@@ -131,6 +131,7 @@ def test_a_signal_lets_slow_downloads_finish_and_refuses_new_ones(program: Progr
     assert program.process.returncode == 0
     assert f"{len(BIG)} of {len(BIG)} bytes" in log
     assert "complete" in log
+    assert "nothing was cut off" in log.splitlines()[-1]
 
 
 def test_a_signal_lets_a_tftp_transfer_finish(program: Program) -> None:

@@ -180,6 +180,7 @@ def test_a_mistake_on_the_command_line_names_the_flag(tmp_path: Path) -> None:
     [
         ("BOOTSERVE_HTTP_LISTEN", "*:80,nowhere", "write ADDR:PORT"),
         ("BOOTSERVE_HTTP_KEEP_ALIVE", "soon", "number"),
+        ("BOOTSERVE_HTTP_SILENCE_LIMIT", "1", "must be greater than or equal to 5"),
         ("BOOTSERVE_HTTP_LISTN", "*:80", "did you mean 'listen'?"),
         ("BOOTSERVE_BOOT_DEFAULT", "debian", "there is no profile 'debian'"),
         ("BOOTSERVE_HTTP_PACE", "10", 'write it like "10Mbit/s"'),

@@ -19,10 +19,9 @@ from bootserve.text import as_word
 EXEC_PID: Final = "SYSTEMD_EXEC_PID"
 """Names the process that systemd has started (systemd.exec(5)); `bootserve._launch` keeps it up."""
 
-_INITS: Final = frozenset(
-    ("systemd", "init", "openrc-init", "runit", "s6-svscan", "dinit", "finit", "shepherd")
-)
-"""What PID 1 is called (proc_pid_comm(5)) if it outlives any of its children."""
+_INITS: Final = frozenset(("tini", "docker-init", "dumb-init", "catatonit"))
+"""What PID 1 is called (proc_pid_comm(5)) if it is known to end with the child that it has started.
+Of others nothing is known: whatever starts servers may be PID 1, and it adopts orphans."""
 
 _PATIENCE: Final = 1.0
 """Seconds for the service manager to take a message."""
@@ -69,10 +68,10 @@ class Supervisor:
                 "as the main process of a systemd service this process cannot leave without ending"
                 " the service; set Type=notify in the unit, so that systemd follows, or restart it"
             )
-        if self.init and self.init not in _INITS:
+        if self.init in _INITS:
             return (
-                f"PID 1, {as_word(self.init)}, has started this process and may end the container"
-                " when it leaves; start a new container instead"
+                f"PID 1, {as_word(self.init)}, has started this process and ends the container when"
+                " it leaves; start a new container instead"
             )
         return None
 

@@ -88,7 +88,8 @@ def test_the_child_of_a_containers_init_says_why_it_cannot_be_replaced(tmp_path:
     needs.root()
     unshare = needs.program("unshare", "util-linux")
     # It does as tini does: the container ends with this child.
-    init = ("sh", "-c", '"$@" & wait "$!"; exit', "init")
+    (tmp_path / "tini").symlink_to(needs.program("sh", "dash"))
+    init = (str(tmp_path / "tini"), "-c", '"$@" & wait "$!"; exit', "init")
     launcher = (unshare, "--pid", "--fork", "--mount-proc", "--kill-child", "--", *init)
     with family(tmp_path, CONFIG, launcher=launcher) as server:
         done = server.upgrade()
@@ -99,7 +100,7 @@ def test_the_child_of_a_containers_init_says_why_it_cannot_be_replaced(tmp_path:
         assert _is_serving(server)
 
 
-@pytest.mark.parametrize("init", ["", "systemd", "init", "runit"])
+@pytest.mark.parametrize("init", ["", "systemd", "init", "runit", "python3", "sh"])
 def test_an_init_that_outlives_its_children_is_no_obstacle(init: str) -> None:
     assert Supervisor(7, init).why_not() is None
 

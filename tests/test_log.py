@@ -526,7 +526,8 @@ def test_a_server_that_is_stopped_has_written_every_line(serve: Serve) -> None:
     _, text = server.process.communicate(timeout=DEADLINE)
     lines = text.splitlines()
     assert len([line for line in lines if "gets the entry script" in line]) == 50
-    assert "stopping: no new requests" in lines[-1]
+    assert "stopping: no new requests" in lines[-2]
+    assert "has left; nothing was cut off" in lines[-1]
     assert server.process.returncode == 0
 
 

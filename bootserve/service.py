@@ -133,7 +133,7 @@ class Service:
         except HandoverFailed as failure:
             logger.error("no upgrade, pid %d goes on as it was: %s", os.getpid(), failure)
             raise
-        self._http.has_successor = True
+        self._http.state.has_successor = True
         self._drain(f"pid {process.pid} has taken over; this process, pid {os.getpid()}, leaves")
         return process.pid
 

@@ -56,7 +56,8 @@ class DoorState(ServerState):
         """The end of each head that says for how long a connection is kept, see `keep_for`."""
         self.is_draining = False
         self.has_successor = False
-        """Whether another process accepts on the same sockets, so that nobody need hurry."""
+        """Whether another process accepts on the same sockets, so that nobody need hurry. To be set
+        before the server is told to exit."""
         self.silent = 0
         """Connections that owe us an ACK and do not answer, at the last sweep."""
         self._idle: dict[BootProtocol, float] = {}

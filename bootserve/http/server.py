@@ -73,15 +73,6 @@ class HttpServer(uvicorn.Server):
         self._acceptors: list[Acceptor] = []
         self._sweep = Sweep(self.state)
 
-    @property
-    def has_successor(self) -> bool:
-        """Whether another process accepts on the same sockets. Set before ``should_exit``."""
-        return self.state.has_successor
-
-    @has_successor.setter
-    def has_successor(self, value: bool) -> None:
-        self.state.has_successor = value
-
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._sweep.run)

@@ -167,7 +167,7 @@ async def test_a_download_that_is_kept_goes_on_to_be_kept_when_another_process_t
     loop = asyncio.get_running_loop()
     with await door.request("GET /boot/big HTTP/1.1\nHost: x\n\n", receive_buffer=4096) as client:
         await eventually(lambda: len(door.ledger.live) == 1)
-        door.server.has_successor = True
+        door.server.state.has_successor = True
         door.server.should_exit = True
         await eventually(lambda: door.server.state.is_draining)
         head, body = await read_response(client)

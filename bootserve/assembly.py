@@ -17,6 +17,7 @@ from bootserve.http.server import HttpServer, http_config
 from bootserve.http.zerocopy import own_files
 from bootserve.resources import affordable_sessions, open_descriptors, raised_descriptor_limit
 from bootserve.settings import Settings
+from bootserve.tftp.server import Manners as TftpManners
 from bootserve.tftp.server import TftpRequestInfo, TftpServer
 from bootserve.watch.budget import Budget
 from bootserve.watch.health import Health
@@ -87,15 +88,10 @@ class Assembly:
             open_source=self._open_for_tftp,
             ledger=self.ledger,
             machine=self.catalog.sightings.label,
-            patience=settings.tftp.patience,
-            max_sessions=(
-                affordable_sessions(settings.tftp.max_sessions, limit)
-                if doors.tftp
-                else settings.tftp.max_sessions
-            ),
+            manners=self._tftp_manners(limit),
             has_room=lambda: self.budget.may_accept,
         )
-        self.budget.count(lambda: self.tftp.sessions)
+        self.budget.count(lambda: self.tftp.descriptors)
         self.budget.count(lambda: self.catalog.assets.open_files)
         self.budget.count(own_files)
 
@@ -104,6 +100,21 @@ class Assembly:
         self.health.is_serving = False
         self.http.should_exit = True
         self.tftp.drain()
+
+    def _tftp_manners(self, limit: int | None) -> TftpManners:
+        wanted = self._settings.tftp
+        sessions = wanted.max_sessions
+        if self._doors.tftp and not wanted.single_port:
+            sessions = affordable_sessions(sessions, limit)
+        return TftpManners(
+            patience=wanted.patience,
+            max_sessions=sessions,
+            max_sessions_per_client=min(wanted.max_sessions_per_client, sessions),
+            max_windowsize=wanted.max_windowsize,
+            single_port=wanted.single_port,
+            fragment=wanted.fragment,
+            rollover=wanted.rollover,
+        )
 
     def _tftp_problem(self) -> str | None:
         if not self._doors.tftp or not self.health.is_serving:
@@ -118,7 +129,7 @@ class Assembly:
                 "idle": state.idle,
                 "silent": state.silent,
             },
-            "tftp": {"sessions": self.tftp.sessions},
+            "tftp": {"sessions": self.tftp.sessions, "quirks": dict(self.tftp.quirks)},
         }
 
     async def _open_for_tftp(self, request: TftpRequestInfo) -> Source:

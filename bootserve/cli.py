@@ -23,6 +23,7 @@ from bootserve.dhcp_config import DhcpServer
 from bootserve.doors import open_doors
 from bootserve.handover import Start
 from bootserve.log import start_logging
+from bootserve.loop import DirectLoop
 from bootserve.remote import RemoteError
 from bootserve.runtime import every_directory
 from bootserve.sections import AssetSettings
@@ -71,7 +72,7 @@ def serve(config: Config = None, root: Roots = None, http: Http = None, tftp: Tf
     except _Failed as failure:
         predecessor.tell_failed(failure.problems)
         raise
-    is_clean = anyio.run(service.run)
+    is_clean = anyio.run(service.run, backend_options={"loop_factory": DirectLoop})
     # A thread that waits for a medium which hangs would hold an ordinary exit up.
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -136,6 +137,7 @@ def _prepare(
         start=start,
         supervisor=supervisor,
         memory=predecessor.memory,
+        relay=predecessor.relay,
     )
 
 

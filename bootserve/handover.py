@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import anyio
@@ -37,6 +38,7 @@ _LAUNCHER: Final = Path(__file__).with_name("_launch.py").read_text()
 
 
 _Result = TypeVar("_Result")
+_NONE: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class HandoverFailed(Exception):
@@ -91,6 +93,7 @@ async def start_successor(
     *,
     within: float = TIMEOUT,
     memory: Callable[[], bytes] = bytes,
+    others: Mapping[str, int] = _NONE,
 ) -> subprocess.Popen[bytes]:
     """Start a new process with copies of ``sockets``, and wait until it is ready.
 
@@ -99,6 +102,7 @@ async def start_successor(
     Args:
         within: seconds.
         memory: writes down what the new process is to know; called in a thread.
+        others: more descriptors, by the variables that tell the new process of them.
 
     Raises:
         HandoverFailed: it is not ready, and has been ended.
@@ -109,7 +113,9 @@ async def start_successor(
         raise _cannot_start(error) from error
     try:
         try:
-            process = await _in_thread(_start, start, sockets, writing, memory)
+            process = await _in_thread(
+                _start, start, sockets, {VARIABLE: writing, **others}, memory
+            )
         except RuntimeError as error:  # no more threads are to be had
             raise _cannot_start(error) from error
         finally:
@@ -147,9 +153,11 @@ async def _in_thread(function: Callable[..., _Result], *args: object) -> _Result
 
 
 def _start(
-    start: Start, sockets: Sequence[Inherited], pipe: int, memory: Callable[[], bytes]
+    start: Start,
+    sockets: Sequence[Inherited],
+    others: dict[str, int],
+    memory: Callable[[], bytes],
 ) -> subprocess.Popen[bytes]:
-    others = {VARIABLE: pipe}
     with contextlib.ExitStack() as stack:
         # A sandbox may not know files in memory; that is no reason to keep the old program.
         with contextlib.suppress(OSError):

@@ -78,6 +78,25 @@ class TftpSettings(Section):
     max_sessions: Annotated[int, Field(ge=1, le=65536)] = 4096
     """Transfers at once; one more is answered with an ERROR."""
 
+    max_sessions_per_client: Annotated[int, Field(ge=1, le=65536)] = 512
+    """The same for each client address. A router that translates addresses looks like one client,
+    and so does everything behind it."""
+
+    max_windowsize: Annotated[int, Field(ge=1, le=64)] = 64
+    """Blocks between two ACKs, for clients that ask for windows; they never get more than they
+    asked for."""
+
+    single_port: bool = False
+    """Send everything from the listening port, as it takes to get through a NAT, a firewall or into
+    a container. Clients are told apart by their addresses and ports."""
+
+    fragment: bool = False
+    """Grant blocks that are larger than what reaches the client in one piece. IP then cuts them up,
+    which most firmware cannot put together."""
+
+    rollover: Literal[0, 1] = 0
+    """The block number after 65535, unless a client says what it expects."""
+
 
 class AssetSettings(Section):
     roots: Annotated[Paths, Field(min_length=1)] = (Path("boot-assets"),)

@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from bootserve.memory import recall, snapshot
 from bootserve.resources import calm_collector
 from bootserve.runtime import ControlSocket, NoRuntimeDir, own_directory
 from bootserve.settings import Settings
+from bootserve.successor import RELAY_VARIABLE
 from bootserve.supervisor import Supervisor
 from bootserve.terminal import LOOK, Terminal
 from bootserve.watch.quiet import QuietLog
@@ -66,6 +68,7 @@ class Service:
         start: how to start this program again.
         supervisor: who is told of the process that takes over.
         memory: what the process that this one replaces knew, see `bootserve.memory`.
+        relay: to the TFTP transfers of that process, see `bootserve.tftp.relay`.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Service:
         start: Start | None = None,
         supervisor: Supervisor | None = None,
         memory: bytes = b"",
+        relay: socket.socket | None = None,
     ) -> None:
         self._settings = settings
         self._doors = doors
@@ -86,6 +90,7 @@ class Service:
         self._terminal = Terminal()
         self._parts = Assembly(settings, doors, self._is_ready)
         recall(self._parts.catalog, memory, with_slowed=settings.lanes.auto_lane)
+        self._relay = relay
         self._ledger = self._parts.ledger
         self._http = self._parts.http
         self._state = State.STARTING
@@ -109,6 +114,8 @@ class Service:
                     self._tasks.start_soon(self._watch_terminal)
                     self._tasks.start_soon(self._parts.health.run)
                     self._open_control(stack)
+                    if self._relay is not None:
+                        self._parts.tftp.relay_to_predecessor(self._relay)
                     async with anyio.create_task_group() as doors:
                         await doors.start(self._parts.tftp.serve)
                         doors.start_soon(self._http.serve, self._doors.http)
@@ -149,15 +156,19 @@ class Service:
             raise HandoverFailed(why_not)
         logger.info("upgrading: starting a new process")
         process: subprocess.Popen[bytes] | None = None
+        relay = self._parts.tftp.relay_to_successor()
         try:
             with anyio.CancelScope() as self._upgrading:
                 process = await start_successor(
                     self._start,
                     self._doors.to_hand_over(),
                     memory=snapshot(self._parts.catalog),
+                    others={} if relay is None else {RELAY_VARIABLE: relay.fileno()},
                 )
         finally:
             self._upgrading = None
+            if relay is not None:
+                relay.close()
         if process is not None:
             # Where no thread is to be had, a dead one remains until this process ends.
             with contextlib.suppress(RuntimeError):
@@ -240,9 +251,10 @@ class Service:
             len(self._ledger.live),
         )
         self._parts.drain()
-        # Transfers have sockets of their own; a successor may have this port now.
-        for sock in self._doors.tftp:
-            sock.close()
+        # Mostly transfers have sockets of their own, and a successor may have this port now.
+        if not self._parts.tftp.needs_sockets:
+            for sock in self._doors.tftp:
+                sock.close()
         if self._settings.service.drain_timeout is not None:
             self._tasks.start_soon(self._limit_drain, self._settings.service.drain_timeout)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import stat
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ VARIABLE: Final = "BOOTSERVE_HANDOVER_FD"
 
 MEMORY_VARIABLE: Final = "BOOTSERVE_MEMORY_FD"
 """Names the descriptor of a file in memory with what the predecessor knew. Not a setting."""
+
+RELAY_VARIABLE: Final = "BOOTSERVE_TFTP_RELAY_FD"
+"""Names the descriptor of a relay to the predecessor's TFTP transfers. Not a setting."""
 
 LONGEST_MEMORY: Final = 32 << 20
 """Bytes of it; what is longer is not read to its end."""
@@ -64,11 +68,15 @@ class Predecessor:
     Args:
         pipe: where to tell it; it is ours from now on.
         memory: what it knew.
+        relay: to its TFTP transfers, if these use the listening port; whoever takes it closes it.
     """
 
-    def __init__(self, pipe: int | None, memory: bytes = b"") -> None:
+    def __init__(
+        self, pipe: int | None, memory: bytes = b"", relay: socket.socket | None = None
+    ) -> None:
         self._pipe = pipe
         self.memory = memory
+        self.relay = relay
 
     @property
     def is_there(self) -> bool:
@@ -79,9 +87,11 @@ class Predecessor:
     def take(cls, environ: MutableMapping[str, str] = os.environ) -> Predecessor:
         """Take what the environment names, and the variables with it."""
         memory = _adopt(environ.pop(MEMORY_VARIABLE, ""), stat.S_ISREG)
+        relay = _adopt(environ.pop(RELAY_VARIABLE, ""), stat.S_ISSOCK)
         return cls(
             _adopt(environ.pop(VARIABLE, ""), stat.S_ISFIFO),
             b"" if memory is None else _read_all(memory),
+            None if relay is None else socket.socket(fileno=relay),
         )
 
     def tell_ready(self) -> None:

@@ -11,7 +11,7 @@ import io
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -73,6 +73,10 @@ class Source(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def identity(self) -> Hashable | None:
+        """Equal for sources of the same bytes; ``None`` if that is not known."""
+
     def read_now(self, offset: int, size: int) -> bytes | None:
         """Return the bytes if they can be had without waiting for a disk, else ``None``."""
 
@@ -95,6 +99,10 @@ class Text:
     @property
     def size(self) -> int:
         return len(self.body)
+
+    @property
+    def identity(self) -> None:
+        return None
 
     def read_now(self, offset: int, size: int) -> bytes | None:
         return self.body[offset : offset + size]
@@ -196,6 +204,10 @@ class Asset:
         # The inode is part of the tag: two generations of an image often share size and a
         # normalised mtime, and differ only in being different files.
         self.tag = f"{facts.device:x}-{facts.inode:x}-{facts.mtime_ns:x}-{facts.size:x}"
+
+    @property
+    def identity(self) -> str:
+        return self.tag
 
     def fileno(self) -> int:
         return self._file.fileno()

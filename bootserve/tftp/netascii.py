@@ -77,6 +77,10 @@ class _Converted:
         self._body = body
         self._held = held
 
+    @property
+    def identity(self) -> None:
+        return None
+
     def read_now(self, offset: int, size: int) -> bytes | None:
         return self._body[offset : offset + size]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from tftpy.TftpPacketFactory import TftpPacketFactory
@@ -76,6 +76,7 @@ class Request:
     name: str
     mode: str
     options: tuple[tuple[str, str], ...] = ()
+    mode_as_sent: str = field(default="octet", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +156,15 @@ def _request(opcode: int, datagram: bytes) -> Request:
     name, *more = datagram[2:].split(b"\0")
     if not more or not more[0]:
         raise MalformedPacket("the request has no mode", opcode)
-    mode = more[0]
-    if not mode.isascii():
+    if not more[0].isascii():
         raise MalformedPacket("the request's mode is not text", opcode)
+    mode = more[0].decode("ascii")
     return Request(
         is_write=opcode == Opcode.WRQ,
         name=name.decode("utf-8", "replace"),
-        mode=mode.decode("ascii").lower(),
+        mode=mode.lower(),
         options=_options(more[1:]),
+        mode_as_sent=mode,
     )
 
 

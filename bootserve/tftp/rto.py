@@ -15,6 +15,8 @@ seconds of its return."""
 
 _GRANULARITY = 0.01  # seconds, of hosts and their timers
 _MOST_GUESSES = 5  # between two measurements
+_SHORTEST_GAP, _LONGEST_GAP = 0.002, 0.05  # seconds
+_LATE = 0.1  # seconds; no client's own timer is shorter
 
 
 class RetransmissionTimer:
@@ -44,18 +46,35 @@ class RetransmissionTimer:
         self._guesses = 0
         self.interval = self._estimate
 
+    @property
+    def gap(self) -> float:
+        """Seconds for a client to take in what it was sent: about a round trip."""
+        return min(max(self._smoothed or 0.0, _SHORTEST_GAP), _LONGEST_GAP)
+
+    @property
+    def late(self) -> float:
+        """Seconds after which an answer is not one to what arrived, but comes of waiting."""
+        return max(2 * ((self._smoothed or 0.0) + 4 * self._variation), _LATE)
+
     def measured(self, round_trip: float) -> None:
         """Learn from an answer that can only be to one transmission (Karn's rule)."""
-        if self._smoothed is None:
-            self._smoothed = round_trip
+        # Written out, for every ACK comes by here.
+        smoothed = self._smoothed
+        if smoothed is None:
+            smoothed = round_trip
             self._variation = round_trip / 2
         else:
-            self._variation += (abs(self._smoothed - round_trip) - self._variation) / 4
-            self._smoothed += (round_trip - self._smoothed) / 8
-        estimate = self._smoothed + 4 * self._variation
-        self._estimate = min(max(estimate, self._floor), self._ceiling)
+            error = round_trip - smoothed
+            self._variation += ((error if error > 0 else -error) - self._variation) / 4
+            smoothed += error / 8
+        self._smoothed = smoothed
+        estimate = smoothed + 4 * self._variation
+        if estimate < self._floor:
+            estimate = self._floor
+        elif estimate > self._ceiling:
+            estimate = self._ceiling
+        self._estimate = self.interval = estimate
         self._guesses = 0
-        self.interval = self._estimate
 
     def guessed(self, round_trip: float) -> None:
         """Learn from an answer that may be to any transmission, ``round_trip`` after the last.

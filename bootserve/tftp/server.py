@@ -5,8 +5,9 @@ Rules of this module:
 * One client address and port has at most one transfer. The same request again belongs to the
   transfer it started, as long as that has not got an ACK; any other request replaces it.
 * Refusals leave from the listening port: they need no descriptor. Transfers have a port of their
-  own (the TID of RFC 1350), on the address that was asked.
-* ERROR, ACK, DATA and OACK that come to the listening port belong to no transfer and get no
+  own (the TID of RFC 1350), on the address that was asked; or all have the listening port
+  (``single_port``), and are told apart by the client's address and port.
+* ERROR, ACK, DATA and OACK that come to the listening port and belong to no transfer get no
   answer, although RFC 1350 has ERROR 5 for it: their sender's address may be forged, and an
   answer to an answer may go round for ever. A packet without a meaning gets ERROR 4.
 * Nothing that comes from the network ends more than the transfer it belongs to.
@@ -15,23 +16,16 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import itertools
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from bootserve.catalog.assets import AssetForbidden, AssetNotFound, AssetUnavailable, Source
 from bootserve.text import as_word, printable
 from bootserve.tftp import sockets
-from bootserve.tftp.delivery import Delivery
-from bootserve.tftp.netascii import NetasciiRefused, NetasciiTexts
-from bootserve.tftp.options import negotiate
+from bootserve.tftp.answer import Answers, Manners, Opener, Refusal, TftpRequestInfo
 from bootserve.tftp.packet import (
     MAX_REQUEST,
     ErrorCode,
@@ -41,69 +35,23 @@ from bootserve.tftp.packet import (
     encode_error,
     parse,
 )
-from bootserve.tftp.session import PATIENCE, ReadSession
-from bootserve.tftp.sockets import Peer, SocketAddress, open_socket
+from bootserve.tftp.quirks import Quirk, Quirks
+from bootserve.tftp.relay import Relay, Stray, pair
+from bootserve.tftp.sockets import Peer, open_socket
+from bootserve.tftp.talks import Talk, Talks, TooManyTalks
+from bootserve.tftp.wire import ListeningPort
 from bootserve.watch.ledger import End, Ledger
-from bootserve.watch.quiet import QuietLog, describe
+from bootserve.watch.quiet import QuietLog
 
-__all__ = ["Opener", "TftpRequestInfo", "TftpServer", "open_socket"]
+__all__ = ["Manners", "Opener", "TftpRequestInfo", "TftpServer", "open_socket"]
 
 logger = logging.getLogger("bootserve.tftp")
-
-MAX_SESSIONS = 4096
-"""Transfers at once. Each takes a descriptor, a few KiB and, while its file comes from a slow
-medium, 256 KiB."""
 
 _DATAGRAMS_PER_TURN = 64
 _FAILURES = 3
 """Errors of the listening sockets in a row after which the door counts as down."""
 _WATCH_INTERVAL = 5.0
 """Seconds between two looks at what each client is doing."""
-_LOOKED_AT = 64
-"""Transfers that one request may look at to find a place for itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class TftpRequestInfo:
-    """Who asks for what. ``name`` is as the client sent it, untrusted; addresses are literals."""
-
-    name: str
-    client: str
-    client_port: int
-    local: str
-
-
-Opener = Callable[[TftpRequestInfo], Awaitable[Source]]
-"""Gives what a request names. May raise `AssetNotFound` or `AssetForbidden`."""
-
-
-@dataclass(slots=True, eq=False)
-class _Talk:
-    """What a client's port is being told: first its file is opened, then there is a delivery."""
-
-    request: Request
-    delivery: Delivery | None = None
-    is_replaced: bool = False
-
-    def is_repeated_by(self, request: Request) -> bool:
-        if request != self.request:
-            return False
-        return self.delivery is None or self.delivery.take_repeat()
-
-    def replace(self) -> None:
-        self.is_replaced = True
-        if self.delivery is not None:
-            self.delivery.stop(End.REPLACED)
-
-
-class _Refusal(Exception):
-    """``message`` is for the client, ``reason`` for the log."""
-
-    def __init__(self, code: ErrorCode, message: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.message = message
-        self.reason = reason
 
 
 class TftpServer:
@@ -114,8 +62,7 @@ class TftpServer:
         open_source: turns a name into what is sent.
         ledger: gets an entry for each transfer.
         machine: what a client's address is known as.
-        patience: seconds that a silent client is waited for, see `ReadSession`.
-        max_sessions: transfers at once; more are told that the server is busy.
+        manners: how transfers are conducted.
         has_room: whether the process has a descriptor for one more.
     """
 
@@ -126,35 +73,45 @@ class TftpServer:
         open_source: Opener,
         ledger: Ledger,
         machine: Callable[[str], str | None],
-        patience: float = PATIENCE,
-        max_sessions: int = MAX_SESSIONS,
+        manners: Manners = Manners(),  # noqa: B008 (immutable)
         has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._sockets = tuple(sockets)
-        self._open_source = open_source
-        self._ledger = ledger
-        self._machine = machine
-        self._patience = patience
-        self._max_sessions = max_sessions
+        self._manners = manners
         self._has_room = has_room
         self._is_listening = False
         self._failures = 0
-        self._talks: dict[SocketAddress, _Talk] = {}
-        self._unproven: dict[_Talk, None] = {}  # the oldest first; some of them proven meanwhile
-        self._opening = 0
-        self._netascii = NetasciiTexts()
+        self._talks = Talks(manners.max_sessions, manners.max_sessions_per_client)
+        self._ports: list[ListeningPort] = []
         self._tasks: TaskGroup
         self._is_draining = False
         self._drained = anyio.Event()
+        self._predecessor: Relay | None = None
+        self._successor: Relay | None = None
+        self.quirks = Quirks()
+        """What clients did beside the RFCs, and how often."""
         # One each, so that a flood of one kind does not hide the others.
         self._refusals = QuietLog(logger)
         self._malformed = QuietLog(logger)
         self._defects = QuietLog(logger)
+        self._answers = Answers(
+            open_source=open_source,
+            ledger=ledger,
+            machine=machine,
+            manners=manners,
+            quirks=self.quirks,
+            quiet=self._defects,
+        )
 
     @property
     def sessions(self) -> int:
         """Transfers in flight, those included whose file is being opened."""
         return len(self._talks)
+
+    @property
+    def descriptors(self) -> int:
+        """What these take of them, beside their files."""
+        return 0 if self._manners.single_port else len(self._talks)
 
     @property
     def problem(self) -> str | None:
@@ -167,21 +124,49 @@ class TftpServer:
             return "TFTP: cannot receive, see the log"
         return None
 
+    @property
+    def needs_sockets(self) -> bool:
+        """Whether transfers that are under way use the listening sockets."""
+        return self._manners.single_port and len(self._talks) > 0
+
     def drain(self) -> None:
         """Take no more requests; `serve` returns when the last transfer has ended."""
         self._is_draining = True
-        self._stop_listening()
+        if not self.needs_sockets:
+            self._stop_listening()
         self._check_drained()
+
+    def relay_to_successor(self) -> socket.socket | None:
+        """Return the end of a relay for a process that will have the listening sockets, too.
+
+        It is the caller's. ``None``: all transfers have ports of their own, or no descriptor is
+        left, and then those of this process end with the upgrade.
+        """
+        if not self._manners.single_port:
+            return None
+        try:
+            ours, theirs = pair()
+        except OSError:
+            return None
+        if self._successor is not None:
+            self._successor.close()
+        self._successor = Relay(ours, lambda stray: self._take_stray(stray, self._successor))
+        return theirs
+
+    def relay_to_predecessor(self, sock: socket.socket) -> None:
+        """Use the end of a relay that a predecessor has made; it is the server's from now on."""
+        self._predecessor = Relay(sock, lambda stray: self._take_stray(stray, self._predecessor))
 
     async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Answer requests until drained or cancelled; cancelled, tell the clients so."""
         try:
             async with anyio.create_task_group() as self._tasks:
                 if not self._is_draining:
-                    loop = asyncio.get_running_loop()
                     for sock in self._sockets:
                         sockets.prepare(sock)
-                        loop.add_reader(sock, self._receive, sock)
+                        port = ListeningPort(sock)
+                        self._ports.append(port)
+                        asyncio.get_running_loop().add_reader(sock, self._receive, port)
                     self._is_listening = True
                 task_status.started()
                 watching = anyio.CancelScope()
@@ -190,16 +175,19 @@ class TftpServer:
                 watching.cancel()
         finally:
             self._stop_listening()
-            for talk in list(self._talks.values()):
+            for talk in self._talks:
                 if talk.delivery is not None:
                     talk.delivery.stop(End.SERVER_STOPPED, message="the server was stopped")
+            for relay in (self._predecessor, self._successor):
+                if relay is not None:
+                    relay.close()
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
         loop = asyncio.get_running_loop()
         with scope:
             while True:
                 await anyio.sleep(_WATCH_INTERVAL)
-                for talk in list(self._talks.values()):
+                for talk in self._talks:
                     if talk.delivery is not None:
                         talk.delivery.look(loop.time())
 
@@ -211,13 +199,13 @@ class TftpServer:
                 loop.remove_reader(sock)
 
     def _check_drained(self) -> None:
-        if self._is_draining and not self._talks:
+        if self._is_draining and not len(self._talks):
             self._drained.set()
 
-    def _receive(self, sock: socket.socket) -> None:
+    def _receive(self, port: ListeningPort) -> None:
         for _ in range(_DATAGRAMS_PER_TURN):
             try:
-                datagram, peer = sockets.receive(sock, MAX_REQUEST + 1)
+                datagram, peer = sockets.receive(port.sock, MAX_REQUEST + 1)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -226,13 +214,42 @@ class TftpServer:
                 return
             self._failures = 0
             try:
-                self._take(sock, datagram, peer)
+                self._take(port, datagram, peer)
             except Exception as error:
                 self._defects.log(logging.ERROR, "TFTP: a defect hit a request", error=error)
+            if port.sock.fileno() == -1:
+                return
 
-    def _take(self, sock: socket.socket, datagram: bytes, peer: Peer) -> None:
+    def _take(
+        self, port: ListeningPort, datagram: bytes, peer: Peer, via: Relay | None = None
+    ) -> None:
+        """Take a datagram, ``via`` another process if that has received it."""
         if peer.client[1] == 0:
             return  # nobody can be answered there
+        if datagram[:2] in _OF_A_TRANSFER and self._is_shared:
+            talk = self._talks.at(peer.client) if self._manners.single_port else None
+            if talk is None:
+                self._pass_on(port, datagram, peer, via)
+            elif talk.delivery is not None:
+                talk.delivery.take(datagram, len(datagram))
+            return
+        if via is not None and via is self._successor:
+            # That one answers it, and this client's transfer here is over.
+            self._forget(peer)
+            self._pass_on(port, datagram, peer, via)
+        elif self._is_draining:
+            self._pass_on(port, datagram, peer, self._predecessor)
+        else:
+            self._take_request(port, datagram, peer, via)
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether packets of transfers come to the listening port."""
+        return self._manners.single_port or self._predecessor is not None
+
+    def _take_request(
+        self, port: ListeningPort, datagram: bytes, peer: Peer, via: Relay | None
+    ) -> None:
         try:
             packet = parse(datagram)
         except MalformedPacket as error:
@@ -241,132 +258,104 @@ class TftpServer:
             )
             if error.opcode is not None and error.opcode not in _ANSWERS:
                 message = encode_error(ErrorCode.ILLEGAL_OPERATION, "malformed packet")
-                sockets.reply(sock, message, peer)
+                sockets.reply(port.sock, message, peer)
             return
         if not isinstance(packet, Request):
             return
+        if via is None and self._predecessor is not None:
+            self._predecessor.send(Stray(port.sock.getsockname(), peer, datagram))
         try:
-            self._accept(sock, packet, peer)
-        except _Refusal as refusal:
-            self._refuse(sock, packet, peer, refusal)
+            talk = self._admit(packet, peer)
+        except Refusal as refusal:
+            self._refuse(port, packet, peer, refusal)
+        else:
+            if talk is not None:
+                self._tasks.start_soon(self._answer, port, talk)
 
-    def _accept(self, sock: socket.socket, request: Request, peer: Peer) -> None:
+    def _pass_on(
+        self, port: ListeningPort, datagram: bytes, peer: Peer, not_to: Relay | None
+    ) -> None:
+        for relay in (self._predecessor, self._successor):
+            if relay is not None and relay is not not_to:
+                relay.send(Stray(port.sock.getsockname(), peer, datagram))
+
+    def _take_stray(self, stray: Stray, via: Relay | None) -> None:
+        port = self._port_at(stray.port)
+        if port is not None:
+            self._take(port, stray.datagram, stray.peer, via)
+
+    def _forget(self, peer: Peer) -> None:
+        talk = self._talks.at(peer.client)
+        if talk is not None:
+            talk.replace()
+            self._talks.end(talk)
+            self._check_drained()
+
+    def _port_at(self, address: sockets.SocketAddress) -> ListeningPort | None:
+        for port in self._ports:
+            if port.sock.fileno() != -1 and port.sock.getsockname() == address:
+                return port
+        return None
+
+    def _admit(self, request: Request, peer: Peer) -> Talk | None:
+        """Begin a talk; ``None`` if the request belongs to one that there is."""
         if request.is_write:
-            raise _Refusal(ErrorCode.ACCESS_VIOLATION, "this server is read-only", "an upload")
+            raise Refusal(ErrorCode.ACCESS_VIOLATION, "this server is read-only", "an upload")
         if request.mode not in ("octet", "netascii"):
             reason = f"mode {request.mode}"
-            raise _Refusal(ErrorCode.ILLEGAL_OPERATION, "use mode octet", reason)
-        old = self._talks.get(peer.client)
+            raise Refusal(ErrorCode.ILLEGAL_OPERATION, "use mode octet", reason)
+        old = self._talks.at(peer.client)
         if old is not None:
             if old.is_repeated_by(request):
-                return
+                self.quirks.met(Quirk.REQUEST_REPEATED)
+                return None
+            self.quirks.met(Quirk.RESTARTED)
             old.replace()
-            self._talks.pop(peer.client, None)
-        # Requests that were replaced while their file was being opened still cost something.
-        is_full = max(len(self._talks), self._opening) >= self._max_sessions
-        if (is_full or not self._has_room()) and not self._make_room():
-            raise _Refusal(ErrorCode.NOT_DEFINED, "server busy, try again", "too many transfers")
-        talk = self._talks[peer.client] = _Talk(request)
-        self._unproven[talk] = None
-        self._opening += 1
-        self._tasks.start_soon(self._answer, sock, talk, peer)
-
-    async def _answer(self, sock: socket.socket, talk: _Talk, peer: Peer) -> None:
+            self._talks.end(old)
         try:
-            await self._open_and_deliver(sock.family, talk, peer)
-        except _Refusal as refusal:
+            talk = self._talks.admit(request, peer, has_room=self._has_room())
+        except TooManyTalks as error:
+            message = f"server busy: {error}, try again"
+            raise Refusal(ErrorCode.NOT_DEFINED, message, str(error)) from error
+        self.quirks.see(request)
+        return talk
+
+    async def _answer(self, port: ListeningPort, talk: Talk) -> None:
+        try:
+            await self._answers.begin(
+                port,
+                talk,
+                talks=len(self._talks),
+                spawn=lambda task: self._tasks.start_soon(task),
+                on_end=self._ended,
+            )
+        except Refusal as refusal:
             if not talk.is_replaced:
-                self._refuse(sock, talk.request, peer, refusal)
+                self._refuse(port, talk.request, talk.peer, refusal)
         except Exception as error:
             self._defects.log(logging.ERROR, "TFTP: a defect hit a request", error=error)
-            sockets.reply(sock, encode_error(ErrorCode.NOT_DEFINED, "internal error"), peer)
+            message = encode_error(ErrorCode.NOT_DEFINED, "internal error")
+            sockets.reply(port.sock, message, talk.peer)
         finally:
-            self._opening -= 1
-            if talk.delivery is None:
-                self._forget(peer.client, talk)
+            self._talks.opened(talk)
+            self._check_drained()
 
-    async def _open_and_deliver(self, family: int, talk: _Talk, peer: Peer) -> None:
-        machine = self._machine(peer.client_host)
-        with contextlib.ExitStack() as stack:
-            source = await self._open(talk.request, peer)
-            stack.callback(source.close)
-            if talk.is_replaced:
-                return
-            try:
-                own = stack.enter_context(sockets.connect(family, peer))
-            except OSError as error:
-                reason = describe(error)
-                raise _Refusal(ErrorCode.NOT_DEFINED, "server busy, try again", reason) from error
-            tsize = source.size if talk.request.mode == "octet" else None
-            terms = negotiate(talk.request.options, tsize=tsize)
-            now = asyncio.get_running_loop().time()
-            session = ReadSession(size=source.size, terms=terms, patience=self._patience, now=now)
-            entry = self._ledger.open(
-                protocol="TFTP",
-                client=peer.client_host,
-                machine=machine,
-                name=source.name,
-                total=source.size,
-            )
-            talk.delivery = Delivery(
-                sock=own,
-                source=source,
-                blksize=terms.blksize,
-                session=session,
-                entry=entry,
-                spawn=lambda task: self._tasks.start_soon(task),
-                on_end=functools.partial(self._forget, peer.client, talk),
-                quiet=self._defects,
-            )
-            stack.pop_all()  # they are the delivery's now
-        talk.delivery.start()
-
-    async def _open(self, request: Request, peer: Peer) -> Source:
-        info = TftpRequestInfo(request.name, peer.client_host, peer.client[1], peer.local)
-        try:
-            source = await self._open_source(info)
-            if request.mode == "netascii":
-                return await self._netascii.convert(source)
-        except AssetNotFound as error:
-            raise _Refusal(ErrorCode.FILE_NOT_FOUND, "file not found", error.reason) from error
-        except AssetUnavailable as error:
-            message = "server busy, try again"
-            raise _Refusal(ErrorCode.NOT_DEFINED, message, error.reason) from error
-        except AssetForbidden as error:
-            message = "file may not be read"
-            raise _Refusal(ErrorCode.ACCESS_VIOLATION, message, error.reason) from error
-        except NetasciiRefused as error:
-            raise _Refusal(ErrorCode.NOT_DEFINED, str(error), str(error)) from error
-        except OSError as error:
-            reason = describe(error)
-            raise _Refusal(ErrorCode.NOT_DEFINED, "file could not be read", reason) from error
-        return source
-
-    def _make_room(self) -> bool:
-        """End the oldest transfer whose client has acknowledged nothing; it may never have been.
-
-        So nobody can lock real clients out with requests from forged addresses.
-        """
-        for talk in list(itertools.islice(self._unproven, _LOOKED_AT)):
-            if talk.delivery is None:
-                continue
-            del self._unproven[talk]
-            if not talk.delivery.is_proven:
-                talk.delivery.stop(End.MADE_ROOM)
-                return True
-        return False
-
-    def _forget(self, client: SocketAddress, talk: _Talk) -> None:
-        if self._talks.get(client) is talk:
-            del self._talks[client]
-        self._unproven.pop(talk, None)
+    def _ended(self, talk: Talk, end: End) -> None:
+        self._talks.end(talk)
+        if end is End.OPTIONS_REFUSED:
+            self.quirks.met(Quirk.OACK_REFUSED)
+        elif end is End.UNCONFIRMED:
+            self.quirks.met(Quirk.LAST_ACK_LOST)
+        if talk.delivery is not None and talk.delivery.loses_bursts:
+            self.quirks.met(Quirk.BURST_LOST)
         self._check_drained()
 
-    def _refuse(self, sock: socket.socket, request: Request, peer: Peer, refusal: _Refusal) -> None:
+    def _refuse(self, port: ListeningPort, request: Request, peer: Peer, refusal: Refusal) -> None:
         who, name = printable(peer.client_host), as_word(request.name)
         reason = printable(refusal.reason)
         self._refusals.log(logging.INFO, "TFTP %s %s refused: %s", who, name, reason)
-        sockets.reply(sock, encode_error(refusal.code, refusal.message), peer)
+        sockets.reply(port.sock, encode_error(refusal.code, refusal.message), peer)
 
 
 _ANSWERS = frozenset({Opcode.DATA, Opcode.ACK, Opcode.ERROR, Opcode.OACK})
+_OF_A_TRANSFER = frozenset({Opcode.ACK.to_bytes(2), Opcode.ERROR.to_bytes(2)})

@@ -16,8 +16,15 @@ from typing import Any
 RECEIVE_BUFFER = 1024 * 1024
 """Bytes: room for the requests of a rack that is switched on at once."""
 
-# <linux/in.h>, <asm-generic/socket.h>: Python 3.11 has no names for them.
+SEND_BUFFER = 512 * 1024
+"""Bytes that may wait for the network card: two windows, which the kernel counts with its own
+overhead. Its default, 208 KiB, is also the most that it permits unless it is configured."""
+
+# <linux/in.h>, <linux/in6.h>, <asm-generic/socket.h>: Python 3.11 has no names for them.
 _IP_PKTINFO = 8
+_IP_MTU = 14
+_IPV6_MTU = 24
+_SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
 _IN_PKTINFO = struct.Struct("=I4s4s")  # ip(7): ifindex, the local address, the header's destination
@@ -25,6 +32,8 @@ _IN6_PKTINFO = struct.Struct("=16sI")  # RFC 3542, section 6: address, ifindex
 _CONTROL_SIZE = socket.CMSG_SPACE(_IN_PKTINFO.size) + socket.CMSG_SPACE(_IN6_PKTINFO.size)
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+ControlMessage = tuple[int, int, bytes]
+"""Level, kind and content, as sendmsg() takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +93,15 @@ def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-    try:
-        # Beyond net.core.rmem_max, with CAP_NET_ADMIN.
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
-    except OSError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    for forced, asked, size in (
+        (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER),
+        (_SO_SNDBUFFORCE, socket.SO_SNDBUF, RECEIVE_BUFFER),
+    ):
+        try:
+            # Beyond net.core.rmem_max and wmem_max, with CAP_NET_ADMIN.
+            sock.setsockopt(socket.SOL_SOCKET, forced, size)
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, asked, size)
 
 
 def receive(sock: socket.socket, size: int) -> tuple[bytes, Peer]:
@@ -113,20 +126,21 @@ def receive(sock: socket.socket, size: int) -> tuple[bytes, Peer]:
     return datagram, Peer(client, local, scope)
 
 
+def source(family: int, peer: Peer) -> ControlMessage:
+    """The control message with which a listening socket answers from the address that was asked."""
+    address = socket.inet_pton(family, peer.local)
+    if family == socket.AF_INET6:
+        return (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(address, peer.scope))
+    return (socket.IPPROTO_IP, _IP_PKTINFO, _IN_PKTINFO.pack(0, address, bytes(4)))
+
+
 def reply(sock: socket.socket, datagram: bytes, peer: Peer) -> None:
     """Answer from the listening socket itself, from the address that was asked; may be lost.
 
     For answers that need no transfer: it takes no descriptor, so it works when there are none.
     """
-    address = socket.inet_pton(sock.family, peer.local)
-    if sock.family == socket.AF_INET6:
-        info = _IN6_PKTINFO.pack(address, peer.scope)
-        control = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info)
-    else:
-        info = _IN_PKTINFO.pack(0, address, bytes(4))
-        control = (socket.IPPROTO_IP, _IP_PKTINFO, info)
     with contextlib.suppress(OSError):
-        sock.sendmsg([datagram], [control], 0, peer.client)
+        sock.sendmsg([datagram], [source(sock.family, peer)], 0, peer.client)
 
 
 def connect(family: int, peer: Peer) -> socket.socket:
@@ -138,6 +152,7 @@ def connect(family: int, peer: Peer) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if family == socket.AF_INET6:
             sock.bind((peer.local, 0, 0, peer.scope))
         else:
@@ -147,6 +162,16 @@ def connect(family: int, peer: Peer) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def path_mtu(sock: socket.socket) -> int:
+    """Bytes of the largest IP packet that is known to reach the client of a connected socket.
+
+    That is the MTU of the way out, or what routers have said since (ip(7), IP_MTU).
+    """
+    if sock.family == socket.AF_INET6:
+        return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+    return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
 
 
 def _wildcard(sock: socket.socket) -> str:

@@ -13,7 +13,13 @@ import anyio
 
 from bootserve.catalog.assets import AssetNotFound, Source
 from bootserve.tftp.packet import parse
-from bootserve.tftp.server import Opener, TftpRequestInfo, TftpServer, open_socket
+from bootserve.tftp.server import (
+    Manners,
+    Opener,
+    TftpRequestInfo,
+    TftpServer,
+    open_socket,
+)
 from bootserve.watch.ledger import Ledger
 
 DEADLINE = 30.0
@@ -37,6 +43,7 @@ class Body:
     ) -> None:
         self.name = name
         self.size = len(body) if claims is None else claims
+        self.identity = None
         self.closed = 0
         self.is_changed = False
         self.reads: list[tuple[int, int]] = []
@@ -121,12 +128,18 @@ async def serving(
     host: str | None = "127.0.0.1",
     family: socket.AddressFamily = socket.AF_INET,
     ledger: Ledger | None = None,
-    **settings: Any,
+    has_room: Callable[[], bool] = lambda: True,
+    **manners: Any,
 ) -> AsyncIterator[Running]:
     ledger = ledger or Ledger()
     with open_socket(family, host, 0) as sock, anyio.fail_after(DEADLINE):
         server = TftpServer(
-            [sock], open_source=opener, ledger=ledger, machine=lambda client: None, **settings
+            [sock],
+            open_source=opener,
+            ledger=ledger,
+            machine=lambda client: None,
+            has_room=has_room,
+            manners=Manners(**manners),
         )
         running = Running(server, sock.getsockname(), ledger)
 

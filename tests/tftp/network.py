@@ -133,21 +133,20 @@ class Run:
     def _at(self, when: float, event: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._sequence), event))
 
-    def _perform(self, actions: list[Action]) -> None:
-        for action in actions:
-            assert self.finish is None, "an action after the end"
-            match action:
-                case Send(datagram):
-                    self._carry(datagram)
-                case SendBlocks(first, count):
-                    assert 1 <= count <= self.terms.windowsize
-                    assert self.acked < first
-                    assert first + count - 1 <= self.acked + self.terms.windowsize
-                    assert (first + count - 2) * self.terms.blksize <= len(self.content)
-                    self._order = (first, first + count)
-                    self._send_blocks(self._order)
-                case Finish():
-                    self.finish = action
+    def _perform(self, action: Action | None) -> None:
+        assert action is None or self.finish is None, "an action after the end"
+        match action:
+            case Send(datagram):
+                self._carry(datagram)
+            case SendBlocks(first, count):
+                assert 1 <= count <= self.terms.windowsize
+                assert self.acked < first
+                assert first + count - 1 <= self.acked + self.terms.windowsize
+                assert (first + count - 2) * self.terms.blksize <= len(self.content)
+                self._order = (first, first + count)
+                self._send_blocks(self._order)
+            case Finish():
+                self.finish = action
 
     def _send_blocks(self, order: tuple[int, int]) -> None:
         if order != self._order or self.finish is not None:

@@ -13,9 +13,11 @@ from typing import Any
 import anyio
 import pytest
 
+from bootserve.tftp.blocks import Layout, Pieces, per_piece
 from bootserve.tftp.delivery import Delivery
 from bootserve.tftp.options import Terms
 from bootserve.tftp.session import ReadSession
+from bootserve.tftp.wire import OwnPort
 from bootserve.watch.ledger import End, Ledger
 from bootserve.watch.quiet import QuietLog
 
@@ -25,16 +27,27 @@ CONTENT = random.Random(5).randbytes(40 * 512 + 5)
 
 
 class Reluctant(socket.socket):
-    """A socket that refuses every second datagram with one of the errors given, in turn."""
+    """A socket that refuses every second send with one of the errors given, in turn.
 
-    def __init__(self, *errors: int) -> None:
+    With ``is_old`` it knows nothing of segmentation (UDP_SEGMENT), as kernels before 4.18.
+    """
+
+    def __init__(self, *errors: int, is_old: bool = False) -> None:
         super().__init__(socket.AF_INET, socket.SOCK_DGRAM)
         self.setblocking(False)
         self.errors = list(errors)
         self.refused = 0
+        self.sends = 0
+        self._is_old = is_old
         self._is_willing = False
 
+    def setsockopt(self, *args: Any) -> None:
+        if self._is_old:
+            raise OSError(errno.ENOPROTOOPT, "refused by the test")
+        super().setsockopt(*args)
+
     def send(self, *args: Any) -> int:
+        self.sends += 1
         self._is_willing = not self._is_willing
         if self._is_willing or not self.errors:
             return super().send(*args)
@@ -53,15 +66,16 @@ def delivered(
     with RawClient(sock.getsockname()) as client:
         sock.connect(client._sock.getsockname())
         delivery = Delivery(
-            sock=sock,
+            wire=OwnPort(sock),
             source=body,
-            blksize=terms.blksize,
+            layout=Layout(body.size, terms.blksize, per_piece(terms.blksize, terms.windowsize, 1)),
+            pieces=Pieces(),
             session=ReadSession(size=body.size, terms=terms, now=anyio.current_time()),
             entry=ledger.open(
                 protocol="tftp", client="test", machine=None, name="f", total=body.size
             ),
             spawn=lambda task: tasks.start_soon(task),
-            on_end=ended.set,
+            on_end=lambda end: ended.set(),
             quiet=QuietLog(logging.getLogger("bootserve.tftp")),
         )
         delivery.start()
@@ -71,11 +85,14 @@ def delivered(
     assert body.closed == 1
 
 
+@pytest.mark.parametrize("is_old", [True, False])
 @pytest.mark.parametrize("is_cold", [True, False])
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS, errno.ENETUNREACH])
-async def test_what_the_socket_does_not_take_comes_later(number: int, is_cold: bool) -> None:
+async def test_what_the_socket_does_not_take_comes_later(
+    number: int, is_cold: bool, is_old: bool
+) -> None:
     terms = Terms(512, 8, None, (("windowsize", "8"),))
-    sock = Reluctant(*[number] * 2)
+    sock = Reluctant(*[number] * 2, is_old=is_old)
     body = Body("f", CONTENT, is_cold=is_cold)
     with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as tasks:
@@ -87,15 +104,30 @@ async def test_what_the_socket_does_not_take_comes_later(number: int, is_cold: b
     assert sock.refused == 2
 
 
+@pytest.mark.parametrize(("is_old", "sends"), [(False, 1 + 6), (True, 1 + 41)])
+async def test_a_window_goes_out_in_one_system_call(is_old: bool, sends: int) -> None:
+    terms = Terms(512, 8, 255, (("windowsize", "8"),))
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as tasks:
+            sock = Reluctant(is_old=is_old)
+            with delivered(tasks, sock, Body("f", CONTENT), terms) as (client, ended, _):
+                await client.receive()
+                client.ack(0)
+                assert await client.rest(await client.receive(), windowsize=8) == CONTENT
+                await ended.wait()
+    assert sock.sends == sends
+
+
+@pytest.mark.parametrize("is_old", [True, False])
 async def test_a_full_buffer_is_waited_for_and_costs_no_retransmission(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, is_old: bool
 ) -> None:
     caplog.set_level(logging.INFO)
     # The client asked for a timeout of 255 s: were anything lost, this test would hang.
     terms = Terms(512, 8, 255, (("windowsize", "8"),))
     with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as tasks:
-            sock = Reluctant(*[errno.EAGAIN] * 30)
+            sock = Reluctant(*[errno.EAGAIN] * 30, is_old=is_old)
             with delivered(tasks, sock, Body("f", CONTENT), terms) as (client, ended, _):
                 await client.receive()
                 client.ack(0)

@@ -45,7 +45,7 @@ def test_what_is_no_number_is_ignored(name: str, value: str) -> None:
         ("timeout", "0"),
         ("timeout", "256"),
         ("multicast", "1"),
-        ("rollover", "0"),
+        ("rollover", "2"),
     ],
 )
 def test_what_is_out_of_range_or_unknown_is_ignored(name: str, value: str) -> None:

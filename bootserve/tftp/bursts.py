@@ -23,7 +23,16 @@ _MOST_PROOF = 256
 class Bursts:
     """``size`` blocks go out at once, from 1 to ``windowsize``."""
 
-    __slots__ = ("_arrived", "_has_grown", "_proof", "_torn", "_windowsize", "halvings", "size")
+    __slots__ = (
+        "_arrived",
+        "_before",
+        "_has_grown",
+        "_proof",
+        "_torn",
+        "_windowsize",
+        "halvings",
+        "size",
+    )
 
     def __init__(self, windowsize: int) -> None:
         self._windowsize = windowsize
@@ -34,11 +43,13 @@ class Bursts:
         self.size = windowsize
         self.halvings = 0
         """How often a burst was too much."""
+        self._before = self.size, self._proof, self.halvings
 
     def arrived(self) -> None:
         """The client has acknowledged a whole window."""
         self._torn = 0
         if self.size == self._windowsize:
+            self._proof = _PROOF
             return
         self._arrived += 1
         if self._arrived >= self._proof:
@@ -53,8 +64,13 @@ class Bursts:
         if self._torn == _TORN:
             self.lost()
 
+    def forgive(self) -> None:
+        """All of it had arrived, as turns out: take the last `lost` back."""
+        self.size, self._proof, self.halvings = self._before
+
     def lost(self) -> None:
         """The client has waited in vain, or we have."""
+        self._before = self.size, self._proof, self.halvings
         self._torn = self._arrived = 0
         if self.size == 1:
             return

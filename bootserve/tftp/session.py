@@ -190,7 +190,7 @@ class ReadSession:
             self._timer.guessed(now - self._sent_at)
         else:
             self._timer.answered()
-        if self._windowsize > 1 and self.is_proven and not self._expiries:
+        if self._windowsize > 1 and self.is_proven:
             self._judge_burst(block, now)
         self._acked = block
         self._expiries = 0
@@ -305,10 +305,14 @@ class ReadSession:
             self._retransmit_at = _NEVER
 
     def _judge_burst(self, block: int, now: float) -> None:
-        if self._is_sending:
-            return  # what is still to come tells
+        if self._expiries:
+            if block == self._sent and self._is_sending:
+                self.bursts.forgive()  # only its ACK had been lost
+            return
         if block == self._window_end - 1:
             self.bursts.arrived()
+        elif block == self._sent:
+            return  # it answers every burst, or more
         elif now - self._sent_at > self._timer.late:
             self.bursts.lost()  # the client had to wait for what did not come
         else:

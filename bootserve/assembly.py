@@ -133,7 +133,12 @@ class Assembly:
         }
 
     async def _open_for_tftp(self, request: TftpRequestInfo) -> Source:
-        return await self.catalog.open(request.name, self._url_at(request.local))
+        return await self.catalog.open_for_firmware(
+            request.name,
+            self._url_at(request.local),
+            client=request.client,
+            note=self.tftp.quirks.met,
+        )
 
     def _url_at(self, local_host: str) -> str:
         """What a client that reached TFTP at ``local_host`` would call the HTTP door."""

@@ -97,6 +97,10 @@ class TftpSettings(Section):
     rollover: Literal[0, 1] = 0
     """The block number after 65535, unless a client says what it expects."""
 
+    ignore_case: bool = False
+    """Look a name that is not found up again without regard to case, as Windows' boot manager and
+    DOS tools expect. Costs such a request a listing of each folder that it leads through."""
+
 
 class AssetSettings(Section):
     roots: Annotated[Paths, Field(min_length=1)] = (Path("boot-assets"),)

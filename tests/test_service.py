@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +121,19 @@ def test_both_doors_serve(program: Program) -> None:
         client.sendto(b"\0\1i386/vmlinuz\0octet\0", ("127.0.0.1", program.tftp_port))
         data, _ = client.recvfrom(2048)
         assert data == b"\0\3\0\1kernel"
+
+
+def test_names_as_firmware_writes_them_are_understood_and_counted(program: Program) -> None:
+    for name in (rb"\i386\vmlinuz", b"/i386//vmlinuz"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.sendto(b"\0\1" + name + b"\0octet\0", ("127.0.0.1", program.tftp_port))
+            data, peer = client.recvfrom(2048)
+            assert data == b"\0\3\0\1kernel"
+            client.sendto(b"\0\4\0\1", peer)
+    with urllib.request.urlopen(f"http://127.0.0.1:{program.http_port}/healthz") as answer:
+        quirks = json.load(answer)["tftp"]["quirks"]
+    assert quirks == {"backslashes": 1, "leading-slash": 2, "doubled-slashes": 1}
 
 
 def test_a_signal_lets_slow_downloads_finish_and_refuses_new_ones(program: Program) -> None:

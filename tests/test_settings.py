@@ -93,6 +93,7 @@ def test_defaults_are_those_of_the_handbook() -> None:
     assert [str(endpoint) for endpoint in settings.tftp.listen] == ["*:6969", "*:69"]
     assert [endpoint.is_optional for endpoint in settings.tftp.listen] == [False, True]
     assert settings.tftp.patience == 300
+    assert not settings.tftp.ignore_case
     assert settings.assets.roots == (Path("boot-assets"),)
     assert settings.boot.default is None
     assert not settings.ipxe.rechain

@@ -11,7 +11,7 @@ import io
 import os
 import threading
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -291,8 +291,12 @@ class Assets:
         """Open ``name`` as `open_now` does, in a thread if it takes a disk to do so."""
         with contextlib.suppress(BlockingIOError):
             return self._open(name, cached_only=True)
+        return await self.in_thread(self.open_now, name)
+
+    async def in_thread(self, opener: Callable[[str], Asset], name: str) -> Asset:
+        """Return what ``opener`` does, in one of the threads that may wait for a disk."""
         return await anyio.to_thread.run_sync(
-            self.open_now, name, limiter=_openers(self._most_openers), abandon_on_cancel=True
+            opener, name, limiter=_openers(self._most_openers), abandon_on_cancel=True
         )
 
     def open_now(self, name: str) -> Asset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from functools import partial
 
 from bootserve.catalog import binaries
@@ -10,7 +12,9 @@ from bootserve.catalog.discovery import Discovery
 from bootserve.catalog.ipxe import ScriptWriter
 from bootserve.catalog.lanes import Lanes
 from bootserve.catalog.machines import Sightings
+from bootserve.catalog.names import NameQuirk, spellings
 from bootserve.catalog.opening import split_name
+from bootserve.catalog.other_case import open_in_other_case
 from bootserve.catalog.profiles import discover
 from bootserve.settings import Settings
 
@@ -34,6 +38,7 @@ class Catalog:
             profiles=settings.profiles,
             agents=settings.lanes.agents,
         )
+        self._ignores_case = settings.tftp.ignore_case
 
     async def open(self, name: str, url: str) -> Source:
         """Open what a client calls ``name``, an asset or the entry script.
@@ -52,3 +57,46 @@ class Catalog:
             if parts[-1] == AUTOEXEC or parts in ([ENTRY_SCRIPT], ["boot", ENTRY_SCRIPT]):
                 return Text("/".join(parts), self.scripts.entry(url).encode())
             raise
+
+    async def open_for_firmware(
+        self,
+        name: str,
+        url: str,
+        *,
+        client: str,  # noqa: ARG002
+        note: Callable[[NameQuirk], None],
+    ) -> Source:
+        """Open what firmware or a boot loader calls ``name``.
+
+        What `open` finds goes first; then the same with backslashes as slashes, and a name in
+        another case where the settings permit it.
+
+        Args:
+            client: its address.
+            note: called with each thing that was odd about a name under which something was found.
+
+        Raises:
+            AssetNotFound, AssetForbidden, AssetUnavailable: as `open`.
+        """
+        missing = None
+        for spelling in spellings(name):
+            try:
+                source = await self.open(spelling.name, url)
+            except AssetNotFound as error:
+                missing = missing or error
+            else:
+                return _noted(source, spelling.quirks, note)
+        if self._ignores_case:
+            with contextlib.suppress(AssetNotFound):
+                opener = partial(open_in_other_case, self.assets)
+                source = await self.assets.in_thread(opener, spelling.name)
+                return _noted(source, (*spelling.quirks, NameQuirk.OTHER_CASE), note)
+        raise missing or AssetNotFound(name, "is not there")
+
+
+def _noted(
+    source: Source, quirks: tuple[NameQuirk, ...], note: Callable[[NameQuirk], None]
+) -> Source:
+    for quirk in quirks:
+        note(quirk)
+    return source

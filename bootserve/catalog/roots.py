@@ -12,6 +12,9 @@ from bootserve.text import printable
 
 logger = logging.getLogger("bootserve.catalog")
 
+TEMPORARY = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.ESTALE)
+"""Errors that say nothing about a directory, only that it cannot be listed now."""
+
 
 def root_problem(root: Path) -> str | None:
     """Return what keeps ``root`` from being an asset root, with a remedy, or ``None``."""
@@ -49,7 +52,7 @@ def _walk(
         logger.warning("%s may not be read; check its permissions", printable(str(folder)))
         return
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.ESTALE):
+        if error.errno in TEMPORARY:
             raise
         return
     here = (facts.st_dev, facts.st_ino)

@@ -11,6 +11,8 @@ from bootserve.catalog.assets import AssetNotFound, Assets, Source, Text
 from bootserve.catalog.discovery import Discovery
 from bootserve.catalog.ipxe import ScriptWriter
 from bootserve.catalog.lanes import Lanes
+from bootserve.catalog.loaders import LoaderConfigs
+from bootserve.catalog.lookups import Loader, parse_lookup
 from bootserve.catalog.machines import Sightings
 from bootserve.catalog.names import NameQuirk, spellings
 from bootserve.catalog.opening import split_name
@@ -21,6 +23,11 @@ from bootserve.settings import Settings
 ENTRY_SCRIPT = "boot.ipxe"
 AUTOEXEC = "autoexec.ipxe"
 """What iPXE binaries since 2020 ask for on their own, beside the file that they came from."""
+
+_QUIRKS = {
+    Loader.PXELINUX: NameQuirk.PXELINUX_LOOKUP,
+    Loader.GRUB: NameQuirk.GRUB_LOOKUP,
+}
 
 
 class Catalog:
@@ -38,6 +45,7 @@ class Catalog:
             profiles=settings.profiles,
             agents=settings.lanes.agents,
         )
+        self._loaders = LoaderConfigs(settings, self.sightings, self.discovery.now)
         self._ignores_case = settings.tftp.ignore_case
 
     async def open(self, name: str, url: str) -> Source:
@@ -59,17 +67,12 @@ class Catalog:
             raise
 
     async def open_for_firmware(
-        self,
-        name: str,
-        url: str,
-        *,
-        client: str,  # noqa: ARG002
-        note: Callable[[NameQuirk], None],
+        self, name: str, url: str, *, client: str, note: Callable[[NameQuirk], None]
     ) -> Source:
         """Open what firmware or a boot loader calls ``name``.
 
-        What `open` finds goes first; then the same with backslashes as slashes, and a name in
-        another case where the settings permit it.
+        What `open` finds goes first; then the same with backslashes as slashes, a name in another
+        case where the settings permit it, and a loader's configuration made of the profiles.
 
         Args:
             client: its address.
@@ -91,7 +94,12 @@ class Catalog:
                 opener = partial(open_in_other_case, self.assets)
                 source = await self.assets.in_thread(opener, spelling.name)
                 return _noted(source, (*spelling.quirks, NameQuirk.OTHER_CASE), note)
-        raise missing or AssetNotFound(name, "is not there")
+        lookup = parse_lookup(spelling.name)
+        text = await self._loaders.answer(lookup, url, client) if lookup else None
+        if lookup is None or text is None:
+            raise missing or AssetNotFound(name, "is not there")
+        source = Text("/".join(split_name(spelling.name) or ()), text.encode())
+        return _noted(source, (*spelling.quirks, _QUIRKS[lookup.loader]), note)
 
 
 def _noted(

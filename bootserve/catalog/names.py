@@ -33,6 +33,12 @@ class NameQuirk(StrEnum):
     """``/X86_64/VMLINUZ``: Windows' boot manager and DOS tools, for which case never meant
     anything. Only with ``tftp.ignore_case``."""
 
+    PXELINUX_LOOKUP = "pxelinux-lookup"
+    """``pxelinux.cfg/...``, answered from the profiles, see `catalog.loaders`."""
+
+    GRUB_LOOKUP = "grub-lookup"
+    """``grub.cfg``, ``grub.cfg-...``, answered from the profiles."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spelling:

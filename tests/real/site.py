@@ -54,6 +54,7 @@ cmdline = "{CMDLINE}"
 
 MARKER = rf"^{initramfs.MARKER} arch=(\S+) sha256=(\S+) cmdline=<(.*)>\s*$"
 UNAME = {"x86_64": "x86_64", "i386": "i686"}
+_DEBIANS: dict[str, debian.Architecture] = {"x86_64": "amd64", "i386": "i386"}
 
 
 @dataclass(frozen=True)
@@ -83,24 +84,26 @@ class Site:
         return server.completed(self.server, vm.card.address, name)
 
 
+def place_kernel(root: Path, architecture: str, padding: int) -> str:
+    """Put a kernel and its initramfs images below an asset root; the checksum of the padding."""
+    found = needs.debian_parts(_DEBIANS[architecture])
+    # Different for each, so that a mix-up cannot look right.
+    data = random.Random(architecture).randbytes(padding)
+    (root / architecture).mkdir(parents=True)
+    (root / architecture / "vmlinuz").write_bytes(found.kernel.read_bytes())
+    (root / architecture / "initramfs").write_bytes(
+        initramfs.system(found.busybox, initramfs.PROOF_INIT)
+    )
+    (root / architecture / "padding.cpio").write_bytes(initramfs.padding(data))
+    return hashlib.sha256(data).hexdigest()
+
+
 @contextlib.contextmanager
 def boot_site(directory: Path) -> Iterator[Site]:
     """A running site whose files, logs and consoles lie in ``directory``."""
     needs.root()
     root = directory / "assets"
-    checksums = {}
-    packaged: dict[str, debian.Architecture] = {"x86_64": "amd64", "i386": "i386"}
-    for ours, debians in packaged.items():
-        found = needs.debian_parts(debians)
-        # Different for each, so that a mix-up cannot look right.
-        data = random.Random(ours).randbytes(PADDING)
-        checksums[ours] = hashlib.sha256(data).hexdigest()
-        (root / ours).mkdir(parents=True)
-        (root / ours / "vmlinuz").write_bytes(found.kernel.read_bytes())
-        (root / ours / "initramfs").write_bytes(
-            initramfs.system(found.busybox, initramfs.PROOF_INIT)
-        )
-        (root / ours / "padding.cpio").write_bytes(initramfs.padding(data))
+    checksums = {name: place_kernel(root, name, PADDING) for name in UNAME}
     needs.file("/usr/lib/ipxe/undionly.kpxe", "ipxe")
     config = directory / "bootserve.toml"
     config.write_text(CONFIG.format(root=root))

@@ -69,6 +69,7 @@ class Wire(ABC):
                 sent = self._transmit(part, stride if len(part) > stride else 0)
             except OSError:
                 self._is_segmenting = False
+                self._end_segmenting()
                 continue
             if sent is not Sent.OUT:
                 return at // stride, sent
@@ -77,7 +78,10 @@ class Wire(ABC):
 
     def send(self, packet: bytes | memoryview) -> Sent:
         """Send one packet."""
-        return self._transmit(packet, 0)
+        try:
+            return self._transmit(packet, 0)
+        except OSError:
+            return Sent.LOST
 
     def _transmit(self, data: bytes | memoryview, stride: int) -> Sent:
         """Send ``data``, cut into packets of ``stride`` bytes unless that is 0.
@@ -94,7 +98,7 @@ class Wire(ABC):
             except BlockingIOError:
                 return Sent.BUFFER_FULL
             except OSError as error:
-                if stride and error.errno in _UNSEGMENTED:
+                if self._is_segmenting and error.errno in _UNSEGMENTED:
                     raise
                 return Sent.LOST
             else:
@@ -104,6 +108,9 @@ class Wire(ABC):
     @abstractmethod
     def _hand_over(self, data: bytes | memoryview, stride: int) -> None:
         """Make the system call."""
+
+    def _end_segmenting(self) -> None:
+        """Undo what the kernel has been told, if it has."""
 
     @abstractmethod
     def listen(self, take: Take, refused: Callable[[], None]) -> None:
@@ -178,6 +185,11 @@ class OwnPort(Wire):
             self._sock.setsockopt(_SOL_UDP, _UDP_SEGMENT, stride)
             self._stride = stride
         self._sock.send(data)
+
+    def _end_segmenting(self) -> None:
+        if self._stride:
+            # It would refuse single packets of this size, too.
+            self._sock.setsockopt(_SOL_UDP, _UDP_SEGMENT, 0)
 
 
 class ListeningPort:

@@ -43,7 +43,7 @@ class Body:
     ) -> None:
         self.name = name
         self.size = len(body) if claims is None else claims
-        self.identity = None
+        self.identity: str | None = None
         self.closed = 0
         self.is_changed = False
         self.reads: list[tuple[int, int]] = []
@@ -129,10 +129,13 @@ async def serving(
     family: socket.AddressFamily = socket.AF_INET,
     ledger: Ledger | None = None,
     has_room: Callable[[], bool] = lambda: True,
+    sock: socket.socket | None = None,
+    relay: socket.socket | None = None,
     **manners: Any,
 ) -> AsyncIterator[Running]:
+    """A server for as long as the block lasts; ``sock`` and ``relay`` are the caller's or ours."""
     ledger = ledger or Ledger()
-    with open_socket(family, host, 0) as sock, anyio.fail_after(DEADLINE):
+    with sock or open_socket(family, host, 0) as sock, anyio.fail_after(DEADLINE):
         server = TftpServer(
             [sock],
             open_source=opener,
@@ -141,6 +144,8 @@ async def serving(
             has_room=has_room,
             manners=Manners(**manners),
         )
+        if relay is not None:
+            server.relay_to_predecessor(relay)
         running = Running(server, sock.getsockname(), ledger)
 
         async def serve(*, task_status: anyio.abc.TaskStatus[None]) -> None:

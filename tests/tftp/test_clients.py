@@ -32,6 +32,11 @@ def host(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=[False, True], ids=["own-ports", "single-port"])
+def single_port(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 def family_of(host: str) -> dict[str, Any]:
     return {"host": host, "family": socket.AF_INET6 if ":" in host else socket.AF_INET}
 
@@ -42,11 +47,11 @@ def url(address: Address, name: str) -> str:
 
 
 @pytest.mark.parametrize("blksize", [512, 1468, 65464])
-async def test_curl(tmp_path: Path, host: str, blksize: int) -> None:
+async def test_curl(tmp_path: Path, host: str, blksize: int, single_port: bool) -> None:
     curl = needs.program("curl", "curl")
     got = tmp_path / "got"
     shelf = Shelf(kernel=BODY)
-    async with serving(shelf, **family_of(host)) as running:
+    async with serving(shelf, single_port=single_port, **family_of(host)) as running:
         await run(
             *(curl, "-sS", "--globoff", "--tftp-blksize", str(blksize)),
             *("-o", str(got), url(running.address, "kernel")),
@@ -66,10 +71,11 @@ async def test_curl_without_options(tmp_path: Path) -> None:
     assert got.read_bytes() == BODY
 
 
-async def test_tftp_hpa(tmp_path: Path, host: str) -> None:
+async def test_tftp_hpa(tmp_path: Path, host: str, single_port: bool) -> None:
     tftp = needs.program("tftp", "tftp-hpa")
     got = tmp_path / "got"
-    async with serving(Shelf(kernel=BODY), **family_of(host)) as running:
+    shelf = Shelf(kernel=BODY)
+    async with serving(shelf, single_port=single_port, **family_of(host)) as running:
         port = str(running.port)
         await run(tftp, "-m", "binary", host, port, "-c", "get", "kernel", str(got))
         await running.drained()
@@ -102,10 +108,13 @@ async def test_tftp_hpa_is_told_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("windowsize", [1, 4, 16, 64])
-async def test_atftp_with_windows(tmp_path: Path, host: str, windowsize: int) -> None:
+async def test_atftp_with_windows(
+    tmp_path: Path, host: str, windowsize: int, single_port: bool
+) -> None:
     atftp = needs.program("atftp", "atftp")
     got = tmp_path / "got"
-    async with serving(Shelf(kernel=BODY), **family_of(host)) as running:
+    shelf = Shelf(kernel=BODY)
+    async with serving(shelf, single_port=single_port, **family_of(host)) as running:
         await run(
             *(atftp, "--option", f"windowsize {windowsize}", "--option", "blksize 1428"),
             *("--option", "tsize 0", "--option", "timeout 3"),

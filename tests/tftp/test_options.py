@@ -87,8 +87,33 @@ def test_of_a_name_given_twice_the_first_counts() -> None:
     assert negotiate([("blksize", "x"), ("blksize", "1024")], tsize=None) == Terms()
 
 
+@pytest.mark.parametrize(
+    ("asked", "fitting", "answer"),
+    [(8192, 1468, 1468), (1468, 1468, 1468), (1432, 1468, 1432), (1468, 400, 512), (300, 400, 300)],
+)
+def test_blocks_fit_into_what_reaches_the_client(asked: int, fitting: int, answer: int) -> None:
+    terms = negotiate([("blksize", str(asked))], tsize=None, max_blksize=fitting)
+    assert terms.blksize == answer
+    assert terms.is_lowered_to_fit == (answer < asked)
+
+
+def test_windows_are_bounded_by_the_operator_too() -> None:
+    terms = negotiate([("windowsize", "32")], tsize=None, max_windowsize=8)
+    assert terms.accepted == (("windowsize", "8"),)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_rollover_is_the_clients_choice_and_else_the_operators(value: int) -> None:
+    asked = negotiate([("rollover", str(value))], tsize=None, rollover=1 - value)
+    assert (asked.rollover, asked.accepted) == (value, (("rollover", str(value)),))
+    assert negotiate([], tsize=None, rollover=value) == Terms(rollover=value)
+    assert Terms(rollover=value).modulus == 65536 - value
+
+
 numbers = st.integers(-10, 10**6).map(str) | st.text(max_size=5)
-names = st.sampled_from(["blksize", "windowsize", "timeout", "tsize", "BLKSIZE", "other"])
+names = st.sampled_from(
+    ["blksize", "windowsize", "timeout", "tsize", "rollover", "BLKSIZE", "other"]
+)
 
 
 @given(st.lists(st.tuples(names, numbers), max_size=8))

@@ -285,6 +285,46 @@ async def test_too_many_at_once_are_told_so() -> None:
             client._sock.close()
 
 
+async def test_one_address_may_not_take_every_place() -> None:
+    async with serving(Shelf(large=LARGE), max_sessions=10, max_sessions_per_client=2) as running:
+        clients = [RawClient(running.address) for _ in range(3)]
+        first = []
+        for client in clients[:2]:
+            client.ask_for("large", "blksize", "1428")
+            assert (await client.receive())[:2] == b"\0\6"
+            client.ack(0)
+            first.append(await client.receive())
+        clients[2].ask_for("large")
+        message = error(await clients[2].receive()).message
+        assert message == "server busy: too many transfers to this address, try again"
+        with RawClient(running.address, host="127.0.0.2") as elsewhere:
+            assert await elsewhere.fetch("large") == LARGE
+        # Places are given back, whoever had them.
+        assert await clients[0].rest(first[0], blksize=1428) == LARGE
+        assert await clients[2].fetch("large") == LARGE
+        assert await clients[1].rest(first[1], blksize=1428) == LARGE
+        await running.drained()
+        for client in clients:
+            client._sock.close()
+
+
+async def test_requests_with_a_clients_address_do_not_lock_it_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with serving(Shelf(large=LARGE), max_sessions=100, max_sessions_per_client=3) as running:
+        forged = [RawClient(running.address) for _ in range(20)]
+        for client in forged:
+            client.ask_for("large")
+            assert (await client.receive())[:4] == b"\0\3\0\1"
+            assert running.server.sessions <= 3
+        with RawClient(running.address) as real:
+            assert await real.fetch("large") == LARGE
+        assert caplog.text.count("made room for another") == 18
+        for client in forged:
+            client._sock.close()
+
+
 async def test_requests_from_nobody_lock_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with serving(Shelf(large=LARGE), max_sessions=2) as running:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from bootserve.catalog.names import NameQuirk
 from bootserve.settings import load
+from bootserve.tftp.quirks import Quirk
 
 _ROOT = Path(__file__).parent.parent
 
@@ -27,3 +30,14 @@ def test_the_readmes_configuration_is_one(tmp_path: Path) -> None:
     settings = load(config)
     assert settings.profiles
     assert settings.lanes.agents
+
+
+def test_every_quirk_of_firmware_is_explained() -> None:
+    text = (_ROOT / "docs" / "tftp.md").read_text()
+    explained = {
+        name
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1])
+    }
+    assert explained == {quirk.value for quirk in (*Quirk, *NameQuirk)}

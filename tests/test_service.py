@@ -133,7 +133,12 @@ def test_names_as_firmware_writes_them_are_understood_and_counted(program: Progr
             client.sendto(b"\0\4\0\1", peer)
     with urllib.request.urlopen(f"http://127.0.0.1:{program.http_port}/healthz") as answer:
         quirks = json.load(answer)["tftp"]["quirks"]
-    assert quirks == {"backslashes": 1, "leading-slash": 2, "doubled-slashes": 1}
+    assert quirks == {
+        "blksize-512": 2,
+        "backslashes": 1,
+        "leading-slash": 2,
+        "doubled-slashes": 1,
+    }
 
 
 def test_a_signal_lets_slow_downloads_finish_and_refuses_new_ones(program: Program) -> None:

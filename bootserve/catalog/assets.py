@@ -30,7 +30,7 @@ from bootserve.catalog.opening import (
     reopen,
     split_name,
 )
-from bootserve.catalog.reading import READ_SIZE, read, read_now
+from bootserve.catalog.reading import READ_SIZE, read, read_into_now, read_now
 from bootserve.catalog.roots import files_below
 from bootserve.linux import Facts, facts_of
 
@@ -222,6 +222,20 @@ class Asset:
         if found is None or (len(found) < size and offset + len(found) < self.size):
             return None
         return found
+
+    def read_into_now(self, buffers: list[memoryview], offset: int, size: int) -> bool:
+        """Fill ``buffers``, ``size`` bytes in all, if the page cache has them; whether it had.
+
+        Args:
+            buffers: 1024 at most (readv(2)).
+
+        Raises:
+            OSError: the file ends earlier than it did, or its medium failed.
+        """
+        count = read_into_now(self.fileno(), buffers, offset)
+        if count < size and offset + count >= facts_of(self.fileno()).size:
+            raise OSError("the file became shorter")
+        return count == size
 
     async def read(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from ``offset``, fewer only at the end of the file.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -30,16 +31,27 @@ def read_now(file: int, offset: int, size: int) -> bytes | None:
         OSError: the medium failed.
     """
     buffer = bytearray(size)
-    try:
-        count = os.preadv(file, [buffer], offset, os.RWF_NOWAIT)
-    except BlockingIOError:
+    count = read_into_now(file, [buffer], offset)
+    if count < 0:
         return None
-    except OSError as error:
-        if error.errno in _CANNOT_TELL:
-            return None
-        raise
     del buffer[count:]
     return bytes(buffer)
+
+
+def read_into_now(file: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+    """Fill ``buffers`` as far as that takes no waiting; return the bytes, -1 for ``None`` above.
+
+    Raises:
+        OSError: the medium failed.
+    """
+    try:
+        return os.preadv(file, buffers, offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return -1
+    except OSError as error:
+        if error.errno in _CANNOT_TELL:
+            return -1
+        raise
 
 
 async def read(file: int, offset: int, size: int) -> bytes:

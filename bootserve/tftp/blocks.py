@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
-from bootserve.catalog.assets import Source
+from bootserve.catalog.assets import Asset, Source
 from bootserve.tftp.packet import Opcode
 
 HEADER: Final = 4
@@ -27,7 +27,10 @@ would be exceeded, pieces are smaller."""
 
 SHORTER: Final = "the file became shorter while it was sent"
 
-_OPCODE: Final = Opcode.DATA << 16
+_NUMBERS: Final = struct.pack("!65536H", *range(65536))
+
+_MOST_BUFFERS: Final = 1024
+"""IOV_MAX, see readv(2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,22 @@ class Layout:
         """The last block: shorter than the others, if need be empty."""
         return self.size // self.blksize + 1
 
-    def headers(self, first: int, end: int) -> bytes:
-        """The headers of DATA ``first`` to ``end`` (exclusive, counted without roll-over)."""
-        rollover = self.rollover
-        modulus = 65536 - rollover
-        numbers = ((block - rollover) % modulus + rollover for block in range(first, end))
-        return struct.pack(f"!{end - first}I", *(_OPCODE + number for number in numbers))
+    def framed(self, first: int) -> bytearray:
+        """The piece that begins with block ``first``, with room for the blocks."""
+        size = _extent(self, first)[1]
+        number = min(self.per_piece, size // self.blksize + 1)
+        stride = self.stride
+        packets = bytearray(number * stride)
+        wire = (first - self.rollover) % (65536 - self.rollover) + self.rollover
+        numbers = _NUMBERS[2 * wire : 2 * (wire + number)]
+        if len(numbers) < 2 * number:  # they roll over in here
+            begin = 2 * self.rollover
+            numbers += _NUMBERS[begin : begin + 2 * number - len(numbers)]
+        packets[1::stride] = bytes((Opcode.DATA,)) * number
+        packets[2::stride] = numbers[::2]
+        packets[3::stride] = numbers[1::2]
+        del packets[number * HEADER + size :]
+        return packets
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -96,9 +109,26 @@ class Pieces:
         held = self._held.get((source.identity, layout, first))
         if held is not None:
             return held
+        packets = layout.framed(first)
+        if not self._fill_at_once(source, layout, first, packets):
+            return None
+        return self._keep(source, layout, first, packets)
+
+    def _fill_at_once(self, source: Source, layout: Layout, first: int, packets: bytearray) -> bool:
         offset, size = _extent(layout, first)
-        found = source.read_now(offset, size) if size else b""
-        return None if found is None else self._keep(source, layout, first, found)
+        if not size:
+            return True
+        stride = layout.stride
+        if isinstance(source, Asset) and len(packets) <= stride * _MOST_BUFFERS:
+            room = memoryview(packets)
+            # The kernel puts each block where it belongs.
+            blocks = [room[at + HEADER : at + stride] for at in range(0, len(packets), stride)]
+            return source.read_into_now(blocks, offset, size)
+        found = source.read_now(offset, size)
+        if found is None:
+            return False
+        _fill(layout, packets, found)
+        return True
 
     async def load(self, source: Source, layout: Layout, block: int) -> Piece:
         """Return the piece that holds ``block``, however long its medium takes.
@@ -107,11 +137,13 @@ class Pieces:
             OSError: as `at_once`.
         """
         first = _first_of_piece(layout, block)
-        found = await source.read(*_extent(layout, first))
-        return self._keep(source, layout, first, found)
+        packets = layout.framed(first)
+        _fill(layout, packets, await source.read(*_extent(layout, first)))
+        return self._keep(source, layout, first, packets)
 
-    def _keep(self, source: Source, layout: Layout, first: int, found: bytes) -> Piece:
-        piece = _cut(layout, first, found)
+    def _keep(self, source: Source, layout: Layout, first: int, packets: bytearray) -> Piece:
+        end = first + -(-len(packets) // layout.stride)
+        piece = Piece(first, end, memoryview(packets).toreadonly())
         if source.identity is not None:
             self._held[source.identity, layout, first] = piece
         return piece
@@ -126,14 +158,9 @@ def _extent(layout: Layout, first: int) -> tuple[int, int]:
     return offset, min(layout.per_piece * layout.blksize, layout.size - offset)
 
 
-def _cut(layout: Layout, first: int, found: bytes) -> Piece:
-    blksize = layout.blksize
-    if len(found) < _extent(layout, first)[1]:
+def _fill(layout: Layout, packets: bytearray, found: bytes) -> None:
+    blksize, stride = layout.blksize, layout.stride
+    if len(found) < len(packets) - -(-len(packets) // stride) * HEADER:
         raise OSError(SHORTER)
-    end = first + min(layout.per_piece, len(found) // blksize + 1)
-    headers = layout.headers(first, end)
-    parts = []
-    for index in range(end - first):
-        parts.append(headers[index * HEADER : (index + 1) * HEADER])
-        parts.append(found[index * blksize : (index + 1) * blksize])
-    return Piece(first, end, memoryview(b"".join(parts)))
+    for index, at in enumerate(range(0, len(packets), stride)):
+        packets[at + HEADER : at + stride] = found[index * blksize : (index + 1) * blksize]

@@ -109,6 +109,7 @@ class Wire(ABC):
     def _hand_over(self, data: bytes | memoryview, stride: int) -> None:
         """Make the system call."""
 
+    @abstractmethod
     def _end_segmenting(self) -> None:
         """Undo what the kernel has been told, if it has."""
 
@@ -243,6 +244,9 @@ class SharedPort(Wire):
         if stride:
             control.append((_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", stride)))
         self._port.sock.sendmsg([data], control, 0, self._client)
+
+    def _end_segmenting(self) -> None:
+        """Nothing to undo: the kernel is told with each call."""
 
 
 _ONE_OUT: Final = (1, Sent.OUT)

@@ -127,7 +127,7 @@ def test_a_rack_that_was_refused_together_does_not_come_back_together(clock: _Cl
 
 
 @given(
-    st.integers(1, 1 << 20),
+    st.integers(1, 200) | st.integers(1, 1 << 20),
     st.integers(3, 200),
     st.lists(st.floats(0, 1e5), max_size=20),
     st.floats(0, 0.999),
@@ -139,7 +139,8 @@ def test_lines_and_waits_are_sane_whatever_the_limit(
     budget = _budget(clock, limit, base, spread)
     assert base < budget.admission < budget.ceiling <= max(limit, base + 2)
     budget.connections = int(budget.admission) - base
-    assert limit < base + 32 or not budget.is_healthy
+    # With fewer there is no room for both lines.
+    assert limit < 48 or not budget.is_healthy
     budget.connections = 0
     assert budget.may_accept
     assert budget.may_begin()

@@ -64,6 +64,13 @@ class DirectLoop(asyncio.SelectorEventLoop):
         self.call_exception_handler({"message": "a direct reader has failed", "exception": error})
 
 
+_EVENTS = 256
+"""Of one look; what is left comes with the next."""
+
+_TIMERS = 0.001
+"""Seconds after which asyncio is to look at its timers again: as exact as epoll(7) is anyway."""
+
+
 class _DirectSelector(selectors.BaseSelector):
     """epoll(7), level-triggered as asyncio expects it, with callbacks beside the keys."""
 
@@ -124,34 +131,32 @@ class _DirectSelector(selectors.BaseSelector):
         self._readers.clear()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        end = math.inf if timeout is None else time.monotonic() + timeout
         wait = -1.0 if timeout is None else _whole_milliseconds(timeout)
+        end = time.monotonic() + _TIMERS
         while True:
             ready = []
-            events = self._epoll.poll(wait, len(self._keys) + len(self._readers) + 1)
+            events = self._epoll.poll(wait, _EVENTS)
             is_quiet = bool(events)
             for fd, event in events:
                 reader = self._readers.get(fd)
                 if reader is not None and event != select.EPOLLOUT:
                     event &= select.EPOLLOUT
                     try:
-                        is_quiet = reader() and is_quiet
+                        if not reader():
+                            is_quiet = False
                     except Exception as error:
                         self._on_error(error)
                         is_quiet = False
-                key = self._keys.get(fd)
-                if key is not None and event:
+                if event:
+                    key = self._keys.get(fd)
+                    if key is None:
+                        continue
                     found = selectors.EVENT_WRITE if event & ~select.EPOLLIN else 0
                     found |= selectors.EVENT_READ if event & ~select.EPOLLOUT else 0
                     if found & key.events:
                         ready.append((key, found & key.events))
-            if ready or not is_quiet:
+            if ready or not is_quiet or time.monotonic() > end:
                 return ready
-            if timeout is not None:
-                left = end - time.monotonic()
-                if left <= 0:
-                    return ready
-                wait = _whole_milliseconds(left)
 
     def _set(self, key: selectors.SelectorKey) -> selectors.SelectorKey:
         before = self._mask(key.fd)

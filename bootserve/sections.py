@@ -78,7 +78,7 @@ class TftpSettings(Section):
     max_sessions: Annotated[int, Field(ge=1, le=65536)] = 4096
     """Transfers at once; one more is answered with an ERROR."""
 
-    max_sessions_per_client: Annotated[int, Field(ge=1, le=65536)] = 512
+    max_sessions_per_client: Annotated[int, Field(ge=1, le=65536)] = 1024
     """The same for each client address. A router that translates addresses looks like one client,
     and so does everything behind it."""
 

@@ -24,7 +24,7 @@ from bootserve.watch.ledger import End
 MAX_SESSIONS = 4096
 """Transfers at once. Each takes a descriptor, a few KiB and, as it moves, a piece of its file."""
 
-MAX_SESSIONS_PER_CLIENT = 512
+MAX_SESSIONS_PER_CLIENT = 1024
 """Transfers at once to one address; a rack behind a router that translates addresses has one."""
 
 _LOOKED_AT = 64

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootserve.catalog.assets import Text
+from bootserve.catalog.assets import Assets, Text
 from bootserve.tftp.blocks import BUDGET, HEADER, PIECE, Layout, Pieces, per_piece
 from bootserve.tftp.options import MAX_WINDOW_BYTES
 
@@ -41,6 +43,28 @@ def test_every_piece_is_the_packets_of_the_rfc(
     assert piece is not None
     assert piece.first <= block < piece.end
     assert bytes(piece.packets) == b"".join(expected[piece.first - 1 : piece.end - 1])
+
+
+@pytest.mark.parametrize("rollover", [0, 1])
+@pytest.mark.parametrize(("blksize", "blocks"), [(8, 5000), (8, 7), (512, 127), (1468, 44)])
+def test_a_file_is_read_into_its_packets(
+    tmp_path: Path, blksize: int, blocks: int, rollover: int
+) -> None:
+    content = random.Random(blksize).randbytes(600_001)
+    (tmp_path / "f").write_bytes(content)
+    expected = by_the_rfc(content, blksize, rollover)
+    layout = Layout(len(content), blksize, blocks, rollover)
+    with Assets([tmp_path]).open_now("f") as asset:
+        asset.read_blocking(len(content))
+        block = 1
+        while block <= layout.last:
+            piece = Pieces().at_once(asset, layout, block)
+            assert piece is not None
+            assert bytes(piece.packets) == b"".join(expected[piece.first - 1 : piece.end - 1])
+            block = piece.end
+        os.truncate(tmp_path / "f", 1000)
+        with pytest.raises(OSError, match="shorter"):
+            Pieces().at_once(asset, layout, layout.last)
 
 
 @pytest.mark.parametrize("rollover", [0, 1])

@@ -100,7 +100,10 @@ class Distance:
 
 
 def _run(*words: str) -> None:
-    done = subprocess.run(words, capture_output=True, text=True)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise BenchError(f"the program {words[0]} is missing: install iproute2") from error
     if done.returncode != 0:
         raise BenchError(f"{' '.join(words)}: {done.stderr.strip()}")
 

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
-import os
-import resource
-import signal
-import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from bench import loopback, machine
+from bench import command, loopback, machine
 from bench.disk import DiskUnavailable, SlowDisk
+from bench.http_report import document
 from bench.measure import MEASUREMENTS, Bench, Crowd, Scale
 from bench.peers import BOOTSERVE, NGINX, PEERS, running
 from bench.plot import draw
 from bench.process import BenchError
-from bench.report import Results, Sample, document
+from bench.report import Results, Sample
 from bench.site import MEGABYTE, Site, Sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import argparse
+    from collections.abc import Iterator, Sequence
 
     from bench.peers import Peer
 
-RESULTS: Final = Path(__file__).parent / "results"
+SERVERS: Final = [peer.name for peer in PEERS]
 SPARE: Final = 300
 """Descriptors beside those of the clients."""
 
@@ -59,48 +55,15 @@ QUICK_SIZES: Final = Sizes(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = _parse(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
-    try:
-        _run(given)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BenchError as error:
-        sys.exit(f"bench: {error}")
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    def names(known: Sequence[str]) -> Callable[[str], list[str]]:
-        def split(text: str) -> list[str]:
-            given = text.split(",")
-            if unknown := [name for name in given if name not in known]:
-                raise argparse.ArgumentTypeError(
-                    f"{', '.join(unknown)}: not one of {', '.join(known)}"
-                )
-            return given
-
-        return split
-
-    servers = [peer.name for peer in PEERS]
-    parser = argparse.ArgumentParser(prog="python -m bench.http", description=__doc__)
-    parser.add_argument("--rounds", type=int, metavar="N", help="default: 5")
-    parser.add_argument("--servers", type=names(servers), default=servers, metavar="A,B")
-    parser.add_argument("--only", type=names(MEASUREMENTS), default=MEASUREMENTS, metavar="A,B")
-    parser.add_argument(
-        "--quick", action="store_true", help="small and short: does it work? The figures are noise"
+    given = command.parse(
+        arguments,
+        "bench.http",
+        __doc__,
+        rounds=FULL.rounds,
+        servers=SERVERS,
+        measurements=MEASUREMENTS,
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="default: bench/results for a whole run, else nowhere",
-    )
-    return parser.parse_args(arguments)
-
-
-def _stop(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)
+    command.perform(lambda: _run(given))
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -108,9 +71,8 @@ def _run(given: argparse.Namespace) -> None:
     peers = _present(given.servers)
     scale = QUICK if given.quick else FULL
     scale = replace(scale, rounds=given.rounds or scale.rounds)
-    is_whole = not given.quick and set(given.only) == set(MEASUREMENTS)
-    is_whole = is_whole and set(given.servers) == {peer.name for peer in PEERS}
-    output = given.output or (RESULTS if is_whole else None)
+    is_whole = command.is_whole(given, SERVERS, MEASUREMENTS)
+    output = given.output or (command.RESULTS if is_whole else None)
     has_loopback = loopback.isolate()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -121,16 +83,26 @@ def _run(given: argparse.Namespace) -> None:
         samples = list(_rounds(bench, peers, measurements))
     results = Results(samples)
     minutes = (time.monotonic() - began) / 60
-    about = machine.describe(peers)
+    about = {
+        **machine.describe(),
+        **{peer.name: f"{_version(peer)} ({peer.what})" for peer in peers},
+        "wrk": machine.version_of("wrk", "-v"),
+    }
     owner = "its own" if has_loopback else "the common"
     about["TCP"] = f"{loopback.congestion_control()}, on {owner} loopback"
     about["slow clients"] = _crowd(bench.scale.slow)
     about["very many clients"] = _crowd(bench.scale.many)
     about["rounds"] = f"{scale.rounds}, which took {minutes:.0f} min"
-    text = document(results, about, bench.notes, "http.svg")
+    text = document(results, about, bench.notes)
     print(f"\n{text}")
     if output:
-        _write(output, text, results, about, bench.notes)
+        command.write(output, "http", text, draw(results), results, about, bench.notes)
+
+
+def _version(peer: Peer) -> str:
+    if peer.is_program:
+        return machine.version_of(peer.needs, "-v" if peer is NGINX else "version")
+    return machine.version_of_package(peer.needs)
 
 
 def _present(names: Sequence[str]) -> list[Peer]:
@@ -154,13 +126,13 @@ def _prepare(
     """Everything that is there before the first server starts; and what can be measured."""
     notes: list[str] = []
     if given.quick:
-        notes.append("--quick shows that it works; its figures are noise, and so are its verdicts")
+        notes.append(command.QUICK)
     measurements = [name for name in MEASUREMENTS if name in given.only]
-    core = _own_core()
+    core = command.own_core()
     sizes = QUICK_SIZES if given.quick else Sizes()
     crowds = {name: getattr(scale, name) for name in ("slow", "many")}
     # Where few are needed, a server may take two for each client: the socket and the file.
-    limit = _raise_limit(max(scale.many.count, 2 * scale.slow.count) + SPARE) - SPARE
+    limit = command.raise_limit(max(scale.many.count, 2 * scale.slow.count) + SPARE) - SPARE
     for name, crowd in crowds.items():
         most = limit if name == "many" else limit // 2
         if crowd.count > most and name in measurements:
@@ -187,27 +159,6 @@ def _prepare(
     return Bench(site, directory, core, replace(scale, **crowds), disk, notes), measurements
 
 
-def _own_core() -> int:
-    """Keep this program and the clients off one core; which one the servers get."""
-    first, *others = sorted(os.sched_getaffinity(0))
-    if not others:
-        raise BenchError("it takes two cores: one for the servers, one for their clients")
-    os.sched_setaffinity(0, others)
-    return first
-
-
-def _raise_limit(descriptors: int) -> int:
-    """Raise the limit of open files of this process and its children; what it is then."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= descriptors:
-        return soft
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, max(descriptors, hard)))
-        return descriptors
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
 def _rounds(bench: Bench, peers: Sequence[Peer], measurements: Sequence[str]) -> Iterator[Sample]:
     """Measure every server in turn, in each round in another order."""
     for peer in peers:
@@ -225,13 +176,8 @@ def _rounds(bench: Bench, peers: Sequence[Peer], measurements: Sequence[str]) ->
                 except (BenchError, DiskUnavailable) as error:
                     bench.note(f"round {bench.turn}: {name} of {peer.name} failed: {error}")
                     continue
-                print(_line(bench.turn, name, peer, figures), flush=True)
+                print(command.line(bench.turn, name, peer.name, figures), flush=True)
                 yield Sample(bench.turn, name, peer.name, figures)
-
-
-def _line(turn: int, name: str, peer: Peer, figures: dict[str, float]) -> str:
-    found = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
-    return f"round {turn}: {name:6} {peer.name:9} {found}"
 
 
 def _crowd(crowd: Crowd) -> str:
@@ -239,21 +185,6 @@ def _crowd(crowd: Crowd) -> str:
         f"{crowd.count:,} at {crowd.rate / 1000:g} kB/s, each with a receive buffer of"
         f" {crowd.buffer >> 10} KiB"
     )
-
-
-def _write(
-    output: Path, text: str, results: Results, about: dict[str, str], notes: Sequence[str]
-) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "http.md").write_text(text)
-    (output / "http.svg").write_text(draw(results))
-    data = {
-        "machine": about,
-        "notes": notes,
-        "samples": [asdict(sample) for sample in results.samples],
-    }
-    (output / "http.json").write_text(json.dumps(data, indent=1) + "\n")
-    print(f"written to {output}")
 
 
 if __name__ == "__main__":

@@ -9,26 +9,18 @@ import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bench.peers import REPOSITORY, program
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from bench.peers import Peer
+from bench.peers import REPOSITORY, find_program
 
 
-def describe(peers: Sequence[Peer]) -> dict[str, str]:
-    """Lines about the machine and the versions."""
+def describe() -> dict[str, str]:
+    """Lines about the machine."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "CPU": f"{_field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores",
         "memory": f"{int(_field('/proc/meminfo', 'MemTotal').split()[0]) / 1e6:.0f} GB",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        **{peer.name: f"{_version(peer)} ({peer.what})" for peer in peers},
-        "wrk": _package_version("wrk"),
     }
 
 
@@ -40,19 +32,20 @@ def _field(file: str, name: str) -> str:
     return "unknown"
 
 
-def _version(peer: Peer) -> str:
-    if peer.is_program:
-        return _package_version(peer.needs)
-    version = metadata.version(peer.needs)
-    return f"{version}{_revision()}" if peer.needs == "bootserve" else version
-
-
-def _package_version(name: str) -> str:
-    """What a program calls its own version."""
-    option = "-v" if name in ("nginx", "wrk") else "version"
-    done = subprocess.run([program(name, name), option], capture_output=True, text=True)
+def version_of(program: str, option: str) -> str:
+    """What a program (a name or a path) calls its own version."""
+    path = find_program(program)
+    if path is None:
+        return "unknown"
+    done = subprocess.run([path, option], capture_output=True, text=True)
     found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
     return found[0] if found else "unknown"
+
+
+def version_of_package(name: str) -> str:
+    """The version of a Python package, for our own with its commit."""
+    version = metadata.version(name)
+    return f"{version}{_revision()}" if name == "bootserve" else version
 
 
 def _revision() -> str:

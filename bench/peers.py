@@ -45,7 +45,7 @@ class Peer:
     def missing(self) -> str | None:
         """A sentence if it is not installed."""
         if self.is_program:
-            if _program(self.needs) is None:
+            if find_program(self.needs) is None:
                 return f"{self.name} is left out: the program {self.needs} is not installed"
         elif importlib.util.find_spec(self.needs) is None:
             return f"{self.name} is left out: the Python package {self.needs} is not installed"
@@ -80,19 +80,10 @@ def running(
     home = directory / peer.name
     home.mkdir(exist_ok=True)
     port = _free_port()
-    environment = {
-        # A BOOTSERVE_* variable of whoever runs this is no part of the benchmark.
-        **{key: value for key, value in os.environ.items() if not key.startswith("BOOTSERVE_")},
-        "PYTHONPATH": str(REPOSITORY),
-        "HOME": str(home),
-        "XDG_CONFIG_HOME": str(home),
-        "XDG_DATA_HOME": str(home),
-        ROOT: str(site.root),
-        **dict(peer.environment),
-    }
+    variables = {**environment(home), ROOT: str(site.root), **dict(peer.environment)}
     command = peer.command(site, home, port)
     with Tree(
-        command, log=home / "log", core=core, environment=environment, entering=entering
+        command, log=home / "log", core=core, environment=variables, entering=entering
     ) as tree:
 
         def answers() -> bool:
@@ -105,20 +96,34 @@ def running(
         yield Server(peer, port, tree)
 
 
+def environment(home: Path) -> dict[str, str]:
+    """What a server gets of this program's environment; `home` is the server's."""
+    return {
+        # A BOOTSERVE_* variable of whoever runs this is no part of the benchmark.
+        **{key: value for key, value in os.environ.items() if not key.startswith("BOOTSERVE_")},
+        "PYTHONPATH": str(REPOSITORY),
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        "XDG_DATA_HOME": str(home),
+    }
+
+
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return int(listener.getsockname()[1])
 
 
-def _program(name: str) -> str | None:
+def find_program(name: str, *further: str) -> str | None:
+    """The path of a program, or `None`; `further` directories come last."""
     # Debian keeps /usr/sbin out of a normal user's PATH.
-    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    places = [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", *further]
+    return shutil.which(name, path=os.pathsep.join(places))
 
 
 def program(name: str, package: str) -> str:
     """The path of a program; an error that names the Debian package if it is not there."""
-    path = _program(name)
+    path = find_program(name)
     if path is None:
         raise BenchError(f"the program {name} is missing: install Debian's package {package}")
     return path

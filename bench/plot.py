@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,8 @@ from matplotlib.ticker import NullFormatter
 from bench.report import OURS, Results, number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from matplotlib.axes import Axes
 
 # On a transparent ground; dark enough for white paper and light enough for a dark screen.
@@ -29,6 +32,16 @@ PANELS: Final = (
 
 def draw(results: Results) -> str:
     """The plot as SVG, of those panels that were measured."""
+    with svg(9.5, 5.2) as (canvas, text):
+        for place, panel in enumerate(PANELS, 1):
+            if any(results.values(*panel[:2], server) for server in results.servers):
+                _panel(canvas.add_subplot(2, 2, place), results, *panel)
+    return text.getvalue()
+
+
+@contextlib.contextmanager
+def svg(width: float, height: float) -> Iterator[tuple[Canvas, io.StringIO]]:
+    """Draw in the block, with the size in inches; the text is there after it."""
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "bench",
@@ -41,13 +54,9 @@ def draw(results: Results) -> str:
         "ytick.color": INK,
     }
     with mpl.rc_context(style):
-        canvas = Canvas(figsize=(9.5, 5.2), layout="constrained")
-        for place, panel in enumerate(PANELS, 1):
-            if any(results.values(*panel[:2], server) for server in results.servers):
-                _panel(canvas.add_subplot(2, 2, place), results, *panel)
-        text = io.StringIO()
+        canvas, text = Canvas(figsize=(width, height), layout="constrained"), io.StringIO()
+        yield canvas, text
         canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return text.getvalue()
 
 
 def _panel(

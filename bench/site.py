@@ -57,7 +57,7 @@ class Site:
         (kernel / "initramfs").write_bytes(b"initramfs")
         self.script.write_text("#!ipxe\n")
         for name in names:
-            _write(self.files / name, getattr(self.sizes, name))
+            write_file(self.files / name, getattr(self.sizes, name))
 
     @cached_property
     def sample(self) -> str:
@@ -66,7 +66,8 @@ class Site:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(path: Path, size: int) -> None:
+def write_file(path: Path, size: int) -> None:
+    """Random bytes, of which no two blocks are equal, on the disk and in the page cache."""
     noise = os.urandom(BLOCK)
     with path.open("wb") as file:
         for number in itertools.count():

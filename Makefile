@@ -10,13 +10,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NO_INDEX = echo 'pip could not install, see above. It needs the network once, to reach PyPI or the \
 index of your pip configuration; a "conflict" with a pinned version mostly means that it could not.' >&2
 
-.PHONY: help run test bench proof lint demo clean
+.PHONY: help run test bench bench-http bench-tftp proof lint demo clean
 
 help:
 	@echo 'make run    serve boot-assets/ now (ARGS="--config FILE ..." for options of bootserve serve)'
 	@echo 'make demo   netboot a virtual machine on this terminal, without root'
 	@echo 'make test   run the tests (ARGS="-k NAME ..." for options of pytest)'
-	@echo 'make bench  measure beside nginx and others, as root, on an idle machine (ARGS="--quick ...")'
+	@echo 'make bench  measure beside nginx, tftpd-hpa and others, as root, on an idle machine: half an hour'
+	@echo '            (ARGS="--quick"; make bench-http or bench-tftp for one of both, with more options)'
 	@echo 'make proof  slow clients live, dead ones are found: 12 minutes, as root (ARGS="--scale 0.05 ...")'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make clean  remove what the above have made'
@@ -47,8 +48,14 @@ run: $(VENV)/.run
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/.bench
+bench: bench-http bench-tftp
+
+bench-http: $(VENV)/.bench
 	@$(BIN)/python -m bench.http $(ARGS)
+
+# After the other, also with `make -j`: each wants the machine for itself.
+bench-tftp: $(VENV)/.bench $(if $(filter bench,$(MAKECMDGOALS)),bench-http)
+	@$(BIN)/python -m bench.tftp $(ARGS)
 
 proof: $(VENV)/.run
 	@$(BIN)/python -m bench.liveness $(ARGS)

@@ -1,0 +1,1 @@
+"""bootserve beside its peers over TFTP."""

@@ -137,9 +137,11 @@ class Delivery:
         self._wire.close()
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._entry.details["blocks sent again"] = self._session.resent
         self._entry.close(end, reason)
-        self._on_end(end)
+        on_end, self._on_end = self._on_end, _nothing  # which leaves the collector nothing
+        on_end(end)
         self._piece = None
         if not self._is_loading:
             self._source.close()
@@ -274,3 +276,7 @@ class Delivery:
         if failure is not None and not self._has_ended:
             self._fail(failure)
         self._go_on()
+
+
+def _nothing(_: End) -> None:
+    """What a delivery calls at an end that has been told."""

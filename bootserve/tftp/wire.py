@@ -135,8 +135,8 @@ class OwnPort(Wire):
         self._loop = asyncio.get_running_loop()
         self._stride = 0
         self._is_writing = False
-        self._take: Take
-        self._refused: Callable[[], None]
+        self._take: Take = _ignore
+        self._refused: Callable[[], None] = _do_nothing
 
     def listen(self, take: Take, refused: Callable[[], None]) -> None:
         self._take, self._refused = take, refused
@@ -155,6 +155,7 @@ class OwnPort(Wire):
             remove_direct_reader(self._sock)
             self._loop.remove_writer(self._sock)
             self._sock.close()
+            self._take, self._refused = _ignore, _do_nothing  # and not their owner, who has us
 
     def send_run(self, packets: memoryview, stride: int) -> tuple[int, Sent]:
         if len(packets) <= stride:
@@ -247,6 +248,14 @@ class SharedPort(Wire):
 
     def _end_segmenting(self) -> None:
         """Nothing to undo: the kernel is told with each call."""
+
+
+def _ignore(_: bytearray, __: int) -> bool:
+    return False
+
+
+def _do_nothing() -> None:
+    pass
 
 
 _ONE_OUT: Final = (1, Sent.OUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
 
@@ -695,3 +696,33 @@ async def test_a_door_that_does_not_hear_is_a_problem() -> None:
         assert running.server.problem is None
         running.server.drain()
         assert running.server.problem == "TFTP: the door is closed"
+
+
+async def test_transfers_leave_nothing_for_the_garbage_collector() -> None:
+    """It runs rarely, so that what they left would be memory that grows with every rack."""
+    async with serving(Shelf(large=LARGE, small=b"text")) as running:
+        with RawClient(running.address) as client:
+            assert await client.fetch("large") == LARGE  # whatever is made once
+            gc.collect()
+            gc.disable()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            try:
+                assert await client.fetch("small") == b"text"
+                client.ask_for("small", "tsize", "0")
+                await client.receive()
+                client.send(b"\0\5\0\x08no\0")
+                client.ask_for("missing")
+                await client.receive()
+                client.ask_for("large", "blksize", "1428", "windowsize", "8")
+                await client.receive()
+                client.ack(0)
+                first = await client.receive()
+                assert await client.rest(first, blksize=1428, windowsize=8) == LARGE
+                await running.drained()
+                gc.collect()
+                left = [found for found in gc.garbage if type(found).__module__.startswith("boots")]
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+    assert left == []

@@ -118,7 +118,10 @@ class Delivery:
                 action = self._session.acknowledge(buffer[2] << 8 | buffer[3], now)
             else:
                 action = self._session.receive(parse(bytes(buffer[:size])), now)
-            if action is not None:
+            if type(action) is SendBlocks:
+                self._send_order(action, now)
+                self._settle()
+            elif action is not None:
                 self._perform(action, now)
         except MalformedPacket:
             pass
@@ -170,9 +173,7 @@ class Delivery:
 
     def _perform(self, action: Action, now: float) -> None:
         if isinstance(action, SendBlocks):
-            self._next = first = action.first
-            self._end = first + action.number
-            self._send_blocks(now)
+            self._send_order(action, now)
         elif isinstance(action, Send):
             self._wire.send(action.datagram)
         else:
@@ -184,7 +185,7 @@ class Delivery:
         if self._has_ended:
             return
         # A timer that is too early is left and set anew then: so an ACK costs no timer.
-        if self._timer is None or self._session.deadline < self._wake_at:
+        if self._session.due < self._wake_at or self._timer is None:
             self._set_timer()
         if self._wire.was_refused:
             self._wire.was_refused = False
@@ -211,6 +212,11 @@ class Delivery:
         # Who is silent holds no memory; what is repeated is read again.
         self._piece = None
         return self._session.tick(now)
+
+    def _send_order(self, order: SendBlocks, now: float) -> None:
+        self._next = first = order.first
+        self._end = first + order.number
+        self._send_blocks(now)
 
     def _send_blocks(self, now: float) -> None:
         if self._is_loading:

@@ -84,7 +84,6 @@ class ReadSession:
 
     __slots__ = (
         "_acked",
-        "_continue_at",
         "_ended",
         "_expiries",
         "_heard",
@@ -97,7 +96,6 @@ class ReadSession:
         "_order_end",
         "_patience",
         "_refusals",
-        "_retransmit_at",
         "_sent",
         "_sent_at",
         "_size",
@@ -106,6 +104,7 @@ class ReadSession:
         "_window_end",
         "_windowsize",
         "bursts",
+        "due",
         "is_proven",
         "resent",
     )
@@ -126,13 +125,13 @@ class ReadSession:
         self._window_end = 0  # behind the last block that may follow them without an ACK
         self._heard = now
         self._sent_at = now
-        self._retransmit_at = _NEVER
-        self._continue_at = _NEVER
         self._is_measurable = False  # block `_sent` went out only once, at `_sent_at`
         self._expiries = 0  # since the last progress
         self._refusals = 0
         self._is_refusal_counted = False
         self._ended = False
+        self.due = _NEVER
+        """When something is to be sent that nothing has been heard for; infinity for never."""
         self.bursts = Bursts(terms.windowsize)
         """How the client takes what comes at once."""
         self.is_proven = False
@@ -145,11 +144,7 @@ class ReadSession:
         """When `tick` is due, infinity after the end. May move either way with any input."""
         if self._ended:
             return _NEVER
-        due = self._heard + self._patience
-        # Every ACK comes by here.
-        if self._retransmit_at < due:
-            due = self._retransmit_at
-        return self._continue_at if self._continue_at < due else due
+        return min(self._heard + self._patience, self.due)
 
     def silence(self, now: float) -> float:
         """Seconds for which nothing has been heard that was owed to us: none while we send."""
@@ -174,6 +169,7 @@ class ReadSession:
 
     def acknowledge(self, number: int, now: float) -> Action | None:
         """Take an ACK; ``number`` as it is on the wire."""
+        # Nothing is called in here that need not be: in lockstep there is an ACK for every block.
         if self._ended:
             return None
         acked = self._acked
@@ -184,20 +180,21 @@ class ReadSession:
         self._refusals = 0
         if block == acked:
             return None
-        if block == self._sent and self._is_measurable:
+        if self._is_measurable and block == self._sent:
             self._timer.measured(now - self._sent_at)
         elif self._expiries:
             self._timer.guessed(now - self._sent_at)
         else:
             self._timer.answered()
-        if self._windowsize > 1 and self.is_proven:
+        windowsize = self._windowsize
+        if windowsize > 1 and self.is_proven:
             self._judge_burst(block, now)
         self._acked = block
         self._expiries = 0
         self.is_proven = True
         if block == self._last:
             return self._finish(End.COMPLETE)
-        return self._window(block + 1, self._windowsize)
+        return self._window(block + 1, windowsize)
 
     def refused(self) -> Action | None:
         """Take it that the client's host says that its port is closed (ICMP).
@@ -222,7 +219,7 @@ class ReadSession:
         if self._ended or self.is_proven:
             return None
         self._heard = now
-        if self._is_sending or self._retransmit_at < _NEVER:
+        if self._is_sending or self.due < _NEVER:
             return None
         return self._first_packet(now)
 
@@ -232,10 +229,10 @@ class ReadSession:
             return None
         if now >= self._heard + self._patience:
             return self._give_up()
-        if now >= self._continue_at:
-            return self._burst(self._order_end)
-        if now < self._retransmit_at:
+        if now < self.due:
             return None
+        if self._is_sending:
+            return self._burst(self._order_end)
         self._timer.expired()
         self._expiries += 1
         if not self.is_proven:
@@ -261,14 +258,14 @@ class ReadSession:
                 self._sent = self._next - 1
         if is_over:
             self._next = self._order_end
-            if self._order_end == self._window_end:
-                self._transmitted(now)
+            if self._next < self._window_end:
+                self.due = now + self._timer.gap
             else:
-                self._continue_at = now + self._timer.gap
+                self._transmitted(now)
 
     @property
     def _is_sending(self) -> bool:
-        return self._next < self._order_end or self._continue_at < _NEVER
+        return self._next < self._window_end
 
     def _first_packet(self, now: float) -> Action:
         if not self._terms.accepted:
@@ -289,20 +286,21 @@ class ReadSession:
         end = start + self.bursts.size
         if end > self._window_end:
             end = self._window_end
-        self._retransmit_at = self._continue_at = _NEVER
-        order = self._order
-        order.first = self._next = start
-        order.number = end - start
         self._order_end = end
+        self._next = start
+        self.due = _NEVER
+        order = self._order
+        order.first = start
+        order.number = end - start
         return order
 
     def _transmitted(self, now: float) -> None:
         self._sent_at = now
         self._is_refusal_counted = False
         if self.is_proven or self._expiries < _UNPROVEN_REPEATS:
-            self._retransmit_at = now + self._timer.interval
+            self.due = now + self._timer.interval
         else:
-            self._retransmit_at = _NEVER
+            self.due = _NEVER
 
     def _judge_burst(self, block: int, now: float) -> None:
         if self._expiries:

@@ -312,7 +312,7 @@ def test_progress_ends_the_shrinking() -> None:
         now = found.deadline
         out(found, found.tick(now), now)
     sent = [out(found, found.receive(Ack(1), now + 0.1), now + 0.1)]
-    while found._continue_at < math.inf:
+    while found._is_sending:
         now = found.deadline
         sent.append(out(found, found.tick(now), now))
     # The whole window, in bursts of the size that got through.
@@ -423,7 +423,7 @@ def test_three_refusals_without_a_sign_of_life_end_it() -> None:
     while not found._ended:
         now = found.deadline
         out(found, found.tick(now), now)
-        windows += found._continue_at == math.inf
+        windows += not found._is_sending
         last = found.refused()
     assert windows == 3
     assert last == Finish(End.CLIENT_LEFT, "its port is closed")

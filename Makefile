@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NO_INDEX = echo 'pip could not install, see above. It needs the network once, to reach PyPI or the \
 index of your pip configuration; a "conflict" with a pinned version mostly means that it could not.' >&2
 
-.PHONY: help run test bench bench-http bench-tftp proof lint demo clean
+.PHONY: help run test bench bench-http bench-tftp proof fuzz lint demo clean
 
 help:
 	@echo 'make run    serve boot-assets/ now (ARGS="--config FILE ..." for options of bootserve serve)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make bench  measure beside nginx, tftpd-hpa and others, as root, on an idle machine: half an hour'
 	@echo '            (ARGS="--quick"; make bench-http or bench-tftp for one of both, with more options)'
 	@echo 'make proof  slow clients live, dead ones are found: 12 minutes, as root (ARGS="--scale 0.05 ...")'
+	@echo 'make fuzz   throw mutated packets at the TFTP door: 10 minutes (ARGS="--seconds 60 ...")'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make clean  remove what the above have made'
 
@@ -59,6 +60,9 @@ bench-tftp: $(VENV)/.bench $(if $(filter bench,$(MAKECMDGOALS)),bench-http)
 
 proof: $(VENV)/.run
 	@$(BIN)/python -m bench.liveness $(ARGS)
+
+fuzz: $(VENV)/.test
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

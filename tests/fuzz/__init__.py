@@ -1,0 +1,1 @@
+"""Fuzzing of everything that a stranger can send to the TFTP door: `make fuzz`."""

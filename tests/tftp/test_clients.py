@@ -14,7 +14,8 @@ from tftpy.TftpClient import TftpClient
 
 from tests import needs
 
-from .harness import Address, Shelf, serving
+from . import clients
+from .harness import Shelf, serving
 
 BODY = random.Random(4).randbytes(3_000_003)
 TEXT = b"unix\ndos\r\nmac\rend\r\n\r\n\n\r\rno newline"
@@ -41,54 +42,41 @@ def family_of(host: str) -> dict[str, Any]:
     return {"host": host, "family": socket.AF_INET6 if ":" in host else socket.AF_INET}
 
 
-def url(address: Address, name: str) -> str:
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"tftp://{host}:{address[1]}/{name}"
-
-
 @pytest.mark.parametrize("blksize", [512, 1468, 65464])
 async def test_curl(tmp_path: Path, host: str, blksize: int, single_port: bool) -> None:
-    curl = needs.program("curl", "curl")
     got = tmp_path / "got"
     shelf = Shelf(kernel=BODY)
+    download = clients.curl("--tftp-blksize", str(blksize))
     async with serving(shelf, single_port=single_port, **family_of(host)) as running:
-        await run(
-            *(curl, "-sS", "--globoff", "--tftp-blksize", str(blksize)),
-            *("-o", str(got), url(running.address, "kernel")),
-        )
+        await run(*download(host, running.port, "kernel", got))
         await running.drained()
     assert got.read_bytes() == BODY
     shelf.assert_all_closed_once()
 
 
 async def test_curl_without_options(tmp_path: Path) -> None:
-    curl = needs.program("curl", "curl")
     got = tmp_path / "got"
+    download = clients.curl("--tftp-no-options")
     async with serving(Shelf(kernel=BODY)) as running:
-        address = url(running.address, "kernel")
-        await run(curl, "-sS", "--tftp-no-options", "-o", str(got), address)
+        await run(*download("127.0.0.1", running.port, "kernel", got))
         await running.drained()
     assert got.read_bytes() == BODY
 
 
 async def test_tftp_hpa(tmp_path: Path, host: str, single_port: bool) -> None:
-    tftp = needs.program("tftp", "tftp-hpa")
     got = tmp_path / "got"
     shelf = Shelf(kernel=BODY)
     async with serving(shelf, single_port=single_port, **family_of(host)) as running:
-        port = str(running.port)
-        await run(tftp, "-m", "binary", host, port, "-c", "get", "kernel", str(got))
+        await run(*clients.tftp_hpa()(host, running.port, "kernel", got))
         await running.drained()
     assert got.read_bytes() == BODY
 
 
 async def test_tftp_hpa_in_ascii_gets_the_original_text(tmp_path: Path) -> None:
-    tftp = needs.program("tftp", "tftp-hpa")
     got = tmp_path / "got"
     long = TEXT * 100
     async with serving(Shelf(text=long)) as running:
-        port = str(running.port)
-        await run(tftp, "-m", "ascii", "127.0.0.1", port, "-c", "get", "text", str(got))
+        await run(*clients.tftp_hpa("ascii")("127.0.0.1", running.port, "text", got))
         await running.drained()
     assert got.read_bytes() == long
 
@@ -111,17 +99,32 @@ async def test_tftp_hpa_is_told_why(tmp_path: Path) -> None:
 async def test_atftp_with_windows(
     tmp_path: Path, host: str, windowsize: int, single_port: bool
 ) -> None:
-    atftp = needs.program("atftp", "atftp")
     got = tmp_path / "got"
+    download = clients.atftp(windowsize=windowsize, blksize=1428, tsize=0, timeout=3)
     shelf = Shelf(kernel=BODY)
     async with serving(shelf, single_port=single_port, **family_of(host)) as running:
-        await run(
-            *(atftp, "--option", f"windowsize {windowsize}", "--option", "blksize 1428"),
-            *("--option", "tsize 0", "--option", "timeout 3"),
-            *("--get", "-r", "kernel", "-l", str(got), host, str(running.port)),
-        )
+        await run(*download(host, running.port, "kernel", got))
         await running.drained()
     assert got.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("blksize", [None, 512, 1428, 65464])
+async def test_busybox(tmp_path: Path, host: str, blksize: int | None) -> None:
+    got = tmp_path / "got"
+    shelf = Shelf(kernel=BODY)
+    async with serving(shelf, **family_of(host)) as running:
+        await run(*clients.busybox(blksize)(host, running.port, "kernel", got))
+        await running.drained()
+    assert got.read_bytes() == BODY
+    shelf.assert_all_closed_once()
+
+
+async def test_busybox_is_told_why(tmp_path: Path) -> None:
+    async with serving(Shelf()) as running:
+        command = clients.busybox(1428)("127.0.0.1", running.port, "missing", tmp_path / "got")
+        done = await anyio.run_process(command, check=False)
+    assert done.returncode != 0
+    assert b"file not found" in done.stderr
 
 
 @pytest.mark.parametrize("options", [{}, {"blksize": 1432, "tsize": 0}, {"blksize": 8192}])

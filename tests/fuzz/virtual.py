@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import anyio.to_thread
 
@@ -72,7 +74,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class VirtualTime:
-    """Runs coroutines, one after the other, in such a loop.
+    """Runs coroutines, one after the other, in such a loop; `time.monotonic` is then its clock too.
 
     What asyncio reports of callbacks that have raised is collected in ``reported``.
     """
@@ -84,7 +86,8 @@ class VirtualTime:
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self._runner.get_loop().set_exception_handler(self._report)
-        self._runner.run(self._watching_threads(work))
+        with mock.patch.object(time, "monotonic", self._loop_time):
+            self._runner.run(self._watching_threads(work))
 
     async def _watching_threads(self, work: Coroutine[Any, Any, None]) -> None:
         self._selector.threads = anyio.to_thread.current_default_thread_limiter()
@@ -92,6 +95,9 @@ class VirtualTime:
 
     def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.reported.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    def _loop_time(self) -> float:
+        return self._selector.now
 
     def close(self) -> None:
         self._runner.close()

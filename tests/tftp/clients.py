@@ -22,7 +22,7 @@ def curl(*options: str) -> Download:
 
 
 def tftp_hpa(mode: str = "binary") -> Download:
-    """It asks for no option in octet mode."""
+    """It asks for no option."""
 
     def command(host: str, port: int, name: str, got: Path) -> list[str]:
         program = needs.program("tftp", "tftp-hpa")
@@ -31,9 +31,9 @@ def tftp_hpa(mode: str = "binary") -> Download:
     return command
 
 
-def atftp(**options: int) -> Download:
+def atftp(*words_before: str, **options: int) -> Download:
     def command(host: str, port: int, name: str, got: Path) -> list[str]:
-        words = [needs.program("atftp", "atftp")]
+        words = [needs.program("atftp", "atftp"), *words_before]
         for option, value in options.items():
             words += ["--option", f"{option} {value}"]
         return [*words, "--get", "-r", name, "-l", str(got), host, str(port)]

@@ -46,6 +46,9 @@ CARDS = tuple(
     Card(f"52:54:00:77:00:{n:02x}", f"10.77.0.{100 + n}", f"tap{n}") for n in range(1, 33)
 )
 
+TFTP_CARD = CARDS[-1]
+"""For a machine that is to get everything by TFTP."""
+
 _numbers = itertools.count(1)
 
 
@@ -56,7 +59,7 @@ class Lab:
         self.directory = directory
         self.namespace = f"bootserve-{os.getpid()}-{next(_numbers)}"
         self._ip = ""
-        self._cards = iter(CARDS)
+        self._cards = iter(CARDS[:-1])
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -100,27 +103,30 @@ class Lab:
         dnsmasq.wait_for("DHCP, (IP range|static leases)", 10)
         return dnsmasq
 
-    def machine(self, name: str, firmware: Firmware, rate: str = "") -> Vm:
+    def machine(
+        self, name: str, firmware: Firmware, rate: str = "", card: Card | None = None
+    ) -> Vm:
         """Switch on a machine; `rate` (as tc has it: 20mbit) limits what reaches it.
 
-        The caller ends it, by `with`, before the lab ends.
+        The next free card is put into it, or the one given. The caller ends it, by `with`,
+        before the lab ends.
         """
-        return Vm(name, firmware, self._card(rate), self.directory, self._prefix())
+        card = card or next(self._cards)
+        self._plug_in(card, rate)
+        return Vm(name, firmware, card, self.directory, self._prefix())
 
     def received(self, vm: Vm) -> int:
         """How many bytes went to the machine, as its tap counts them."""
         counter = f"/sys/class/net/{vm.card.tap}/statistics/tx_bytes"
         return int(self._run(*self._prefix(), "cat", counter))
 
-    def _card(self, rate: str) -> Card:
-        card = next(self._cards)
+    def _plug_in(self, card: Card, rate: str) -> None:
         self._inside("tuntap", "add", card.tap, "mode", "tap")
         self._link("set", card.tap, "master", "br0", "up")
         if rate:
             tc = needs.program("tc", "iproute2")
             bucket = ("tbf", "rate", rate, "burst", "64kb", "latency", "400ms")
             self._run(*self._prefix(), tc, *("qdisc", "add", "dev", card.tap, "root"), *bucket)
-        return card
 
     def _prefix(self) -> list[str]:
         return [self._ip, "netns", "exec", self.namespace]

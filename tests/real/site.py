@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import debian, initramfs, needs, server
-from .lab import SERVER, Lab
+from .lab import SERVER, TFTP_CARD, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +50,20 @@ architectures = ["x86_64", "i386"]
 kernel = "{{{{arch}}}}/vmlinuz"
 initrds = ["{{{{arch}}}}/initramfs", "{{{{arch}}}}/padding.cpio"]
 cmdline = "{CMDLINE}"
+"""
+
+# For one card, that of iPXE's own TFTP client: nothing but TFTP, and no second try of anything.
+TFTP_SCRIPT = f"""\
+#!ipxe
+kernel tftp://{SERVER}/x86_64/vmlinuz {CMDLINE}
+initrd tftp://{SERVER}/x86_64/initramfs
+initrd tftp://{SERVER}/x86_64/padding.cpio
+boot
+"""
+# dnsmasq takes the last of the lines that fit.
+TFTP_DHCP = f"""
+dhcp-mac=set:by-tftp,{TFTP_CARD.mac}
+dhcp-boot=tag:by-tftp,by-tftp.ipxe,,{SERVER}
 """
 
 MARKER = rf"^{initramfs.MARKER} arch=(\S+) sha256=(\S+) cmdline=<(.*)>\s*$"
@@ -104,10 +118,11 @@ def boot_site(directory: Path) -> Iterator[Site]:
     needs.root()
     root = directory / "assets"
     checksums = {name: place_kernel(root, name, PADDING) for name in UNAME}
+    (root / "by-tftp.ipxe").write_text(TFTP_SCRIPT)
     needs.file("/usr/lib/ipxe/undionly.kpxe", "ipxe")
     config = directory / "bootserve.toml"
     config.write_text(CONFIG.format(root=root))
     with Lab(directory) as lab:
         started = lab.bootserve(config)
-        lab.dhcp(server.dhcp_config("dnsmasq", config, SERVER))
+        lab.dhcp(server.dhcp_config("dnsmasq", config, SERVER) + TFTP_DHCP)
         yield Site(lab, started, root, checksums)

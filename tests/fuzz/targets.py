@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bootserve.tftp.options import Terms, negotiate
 from bootserve.tftp.packet import (
@@ -24,9 +24,11 @@ from .theatre import Broken, Theatre
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NAMES: Final = ("packet", "conversation")
+SERVERS: Final[dict[str, dict[str, Any]]] = {"conversation": {}}
+"""The stateful targets, and how the server is set in each."""
+NAMES: Final = ("packet", *SERVERS)
 PLANTED: Final = "planted"
-LONGEST: Final = {"packet": 1600, "conversation": 1024, PLANTED: 8}
+LONGEST: Final = {"packet": 1600, **dict.fromkeys(SERVERS, 1024), PLANTED: 8}
 """Bytes of the longest input."""
 _SIZES = (0, 511, 512, 2**32, 2**63)
 
@@ -96,16 +98,13 @@ def planted(data: bytes) -> None:
 @contextlib.contextmanager
 def opened(name: str) -> Iterator[Callable[[bytes], None]]:
     """The target of this name, ready to be called."""
-    match name:
-        case "packet":
-            yield packet
-        case "conversation":
-            with Theatre() as theatre:
-                yield theatre.play
-        case _:
-            yield planted
+    if name in SERVERS:
+        with Theatre(**SERVERS[name]) as theatre:
+            yield theatre.play
+    else:
+        yield packet if name == "packet" else planted
 
 
 def seeds(name: str) -> dict[str, bytes]:
     """What to begin with, each by a name."""
-    return conversation.seeds() if name == "conversation" else SEEDS
+    return conversation.seeds() if name in SERVERS else SEEDS

@@ -17,7 +17,7 @@ import os
 import random
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from bootserve.catalog.assets import AssetForbidden, AssetNotFound, AssetUnavailable
@@ -119,6 +119,8 @@ class Client:
 
     def ask(self, datagram: bytes) -> None:
         is_read = datagram[:2] == b"\0\1"
+        if not is_read and self.transfer == self.server:
+            self.has_answered = True  # all transfers have the one port
         self.allowed += 1 + REPEATS if is_read else 1
         self.largest = max(self.largest, len(datagram) + _OPTIONS_ADDED)
         if is_read:
@@ -176,9 +178,13 @@ class Client:
 
 
 class Theatre:
-    """Plays conversations one after the other, each with a server of its own."""
+    """Plays conversations one after the other, each with a server of its own.
 
-    def __init__(self) -> None:
+    ``settings`` are the server's, beside those that are played with.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
         self._time = VirtualTime()
         self._listener = _Listener()
         self._logger = logging.getLogger("bootserve")
@@ -212,7 +218,7 @@ class Theatre:
 
     def _run(self, data: bytes) -> list[str]:
         try:
-            self._time.run(_play(data))
+            self._time.run(_play(data, self._settings))
         except Broken as error:
             return [str(error)]
         except BaseExceptionGroup as group:
@@ -228,7 +234,7 @@ class Theatre:
         return []
 
 
-async def _play(data: bytes) -> None:
+async def _play(data: bytes, settings: dict[str, Any]) -> None:
     library = Library()
     before = _descriptors()
     async with harness.serving(library, patience=PATIENCE, max_sessions=_MOST_SESSIONS) as running:

@@ -24,7 +24,11 @@ from .theatre import Broken, Theatre
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SERVERS: Final[dict[str, dict[str, Any]]] = {"conversation": {}}
+SERVERS: Final[dict[str, dict[str, Any]]] = {
+    "conversation": {"is_direct": True},
+    "conversation-asyncio": {},
+    "conversation-single-port": {"is_direct": True, "single_port": True},
+}
 """The stateful targets, and how the server is set in each."""
 NAMES: Final = ("packet", *SERVERS)
 PLANTED: Final = "planted"

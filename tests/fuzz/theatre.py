@@ -183,9 +183,9 @@ class Theatre:
     ``settings`` are the server's, beside those that are played with.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, is_direct: bool = False, **settings: Any) -> None:
         self._settings = settings
-        self._time = VirtualTime()
+        self._time = VirtualTime(is_direct=is_direct)
         self._listener = _Listener()
         self._logger = logging.getLogger("bootserve")
 

@@ -7,12 +7,15 @@ the next timer. So a datagram that the kernel still holds back arrives late, whi
 from __future__ import annotations
 
 import asyncio
+import select
 import selectors
 import time
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import anyio.to_thread
+
+from bootserve.loop import DirectLoop
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -40,13 +43,19 @@ class _Selector(selectors.BaseSelector):
         if found or (timeout is not None and timeout <= 0):
             self._waits = 0
             return found
+        self.pass_time(timeout)
+        return self._real.select(0)
+
+    def pass_time(self, timeout: float | None) -> None:
+        """Jump over a wait for which there is no reason; really wait for threads."""
         if timeout is None or (self.threads is not None and self.threads.borrowed_tokens):
             self._waits += 1
             if self._waits > _MOST_WAITS:
                 raise Stuck("nothing is due any more")
-            return self._real.select(_REAL_WAIT)
-        self.now += timeout
-        return found
+            time.sleep(_REAL_WAIT)
+        else:
+            self._waits = 0
+            self.now += timeout
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         return self._real.register(fileobj, events, data)
@@ -64,6 +73,34 @@ class _Selector(selectors.BaseSelector):
         return self._real.get_map()
 
 
+class _Epoll:
+    """The same for the loop that reads TFTP's sockets directly, which waits in epoll(7) itself."""
+
+    def __init__(self, real: select.epoll, virtual: _Selector) -> None:
+        self._real = real
+        self._virtual = virtual
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
+        found = self._real.poll(0, maxevents)
+        if not found and timeout:
+            self._virtual.pass_time(None if timeout < 0 else timeout)
+            found = self._real.poll(0, maxevents)
+        return found
+
+
+class _DirectLoop(DirectLoop):
+    def __init__(self, virtual: _Selector) -> None:
+        self._virtual = virtual
+        super().__init__()
+        self._direct._epoll = _Epoll(self._direct._epoll, virtual)  # type: ignore[assignment]
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
 class _Loop(asyncio.SelectorEventLoop):
     def __init__(self, selector: _Selector) -> None:
         self._virtual = selector
@@ -79,9 +116,10 @@ class VirtualTime:
     What asyncio reports of callbacks that have raised is collected in ``reported``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_direct: bool = False) -> None:
         self._selector = _Selector()
-        self._runner = asyncio.Runner(loop_factory=lambda: _Loop(self._selector))
+        loop = _DirectLoop if is_direct else _Loop
+        self._runner = asyncio.Runner(loop_factory=lambda: loop(self._selector))
         self.reported: list[str] = []
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 INITIAL = 1.0
 """Seconds until a round trip has been measured (RFC 6298, section 2.1)."""
 
@@ -16,6 +18,8 @@ seconds of its return."""
 _GRANULARITY = 0.01  # seconds, of hosts and their timers
 _MOST_GUESSES = 5  # between two measurements
 _SHORTEST_GAP, _LONGEST_GAP = 0.002, 0.05  # seconds
+_LIVELY, _LIVELY_CEILING = 10.0, 2.0  # seconds
+_MOST_UNMEASURED = 5  # exchanges in a row
 _LATE = 0.1  # seconds; no client's own timer is shorter
 
 
@@ -33,6 +37,7 @@ class RetransmissionTimer:
         "_floor",
         "_guesses",
         "_smoothed",
+        "_unmeasured",
         "_variation",
         "interval",
     )
@@ -44,6 +49,7 @@ class RetransmissionTimer:
         self._variation = 0.0
         self._estimate = INITIAL if timeout is None else float(timeout)
         self._guesses = 0
+        self._unmeasured = 0  # exchanges since the last that was
         self.interval = self._estimate
 
     @property
@@ -74,7 +80,7 @@ class RetransmissionTimer:
         elif estimate > self._ceiling:
             estimate = self._ceiling
         self._estimate = self.interval = estimate
-        self._guesses = 0
+        self._guesses = self._unmeasured = 0
 
     def guessed(self, round_trip: float) -> None:
         """Learn from an answer that may be to any transmission, ``round_trip`` after the last.
@@ -84,16 +90,28 @@ class RetransmissionTimer:
         as long as usual ends the backing off, but not for ever: a path that has just become so
         slow that its answers look like that must be measured all the same.
         """
+        self._unmeasured += 1
         if self._smoothed is None or self._guesses == _MOST_GUESSES:
             return
         if self._smoothed / 2 <= round_trip <= 2 * self._smoothed + _GRANULARITY:
             self._guesses += 1
             self.interval = self._estimate
 
-    def expired(self) -> None:
-        """Back off: nothing came within the interval."""
-        self.interval = min(self.interval * 2, self._ceiling)
+    def expired(self, silence: float = math.inf) -> None:
+        """Back off: nothing came within the interval.
+
+        Args:
+            silence: seconds since anything was heard. Who was heard a moment ago has not gone: then
+                it is the network that loses packets, and to wait for long only adds to that.
+        """
+        ceiling = self._ceiling
+        # Not for ever: a path that has become slower than that must be measured all the same.
+        if silence < _LIVELY and self._unmeasured < _MOST_UNMEASURED:
+            ceiling = max(_LIVELY_CEILING, self._floor)
+        if self.interval < ceiling:
+            self.interval = min(self.interval * 2, ceiling)
 
     def answered(self) -> None:
         """End the backing off: an answer came within the interval, though it measures nothing."""
+        self._unmeasured = 0
         self.interval = self._estimate

@@ -233,7 +233,7 @@ class ReadSession:
             return None
         if self._is_sending:
             return self._burst(self._order_end)
-        self._timer.expired()
+        self._timer.expired(now - self._heard if self.is_proven else _NEVER)
         self._expiries += 1
         if not self.is_proven:
             return self._first_packet(now)

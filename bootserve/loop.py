@@ -68,7 +68,8 @@ _EVENTS = 256
 """Of one look; what is left comes with the next."""
 
 _TIMERS = 0.001
-"""Seconds after which asyncio is to look at its timers again: as exact as epoll(7) is anyway."""
+"""Seconds after which the time left until asyncio's next timer is worked out anew; epoll(7) is not
+more exact."""
 
 
 class _DirectSelector(selectors.BaseSelector):
@@ -132,7 +133,9 @@ class _DirectSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         wait = -1.0 if timeout is None else _whole_milliseconds(timeout)
-        end = time.monotonic() + _TIMERS
+        now = time.monotonic()
+        due = math.inf if timeout is None else now + timeout
+        exact_until = now + _TIMERS
         while True:
             ready = []
             events = self._epoll.poll(wait, _EVENTS)
@@ -155,8 +158,15 @@ class _DirectSelector(selectors.BaseSelector):
                     found |= selectors.EVENT_READ if event & ~select.EPOLLOUT else 0
                     if found & key.events:
                         ready.append((key, found & key.events))
-            if ready or not is_quiet or time.monotonic() > end:
+            if ready or not is_quiet:
                 return ready
+            now = time.monotonic()
+            if now > exact_until:
+                if now >= due:
+                    return ready
+                exact_until = now + _TIMERS
+                if timeout is not None:
+                    wait = _whole_milliseconds(due - now)
 
     def _set(self, key: selectors.SelectorKey) -> selectors.SelectorKey:
         before = self._mask(key.fd)

@@ -19,16 +19,11 @@ from bench.disk import SlowDisk, evict
 from bench.load import BEHIND, Fleet, download, fetch
 from bench.peers import BOOTSERVE, NGINX, Peer, Server, running
 from bench.probe import probing
-from bench.process import BenchError, busy_seconds
-from bench.site import MISSING, Site
+from bench.process import OTHERS, SETTLE, BenchError, busy_seconds
+from bench.site import GIGABYTE, MISSING, Site
 
 Figures = dict[str, float]
 RANGE: Final = 65536
-GIGABYTE: Final = 1e9
-OTHERS: Final = 0.15
-"""How much of the servers' core others may use: the kernel's own threads take some percent."""
-SETTLE: Final = 0.1
-"""Seconds after a load in which a server comes to rest before its CPU time is read."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 POLL = 0.02  # seconds
 PATIENCE = 20  # seconds in which a server must answer, and in which it must end
+OTHERS = 0.15
+"""How much of the servers' core others may use: the kernel's own threads take some percent."""
+SETTLE = 0.1
+"""Seconds after a load in which a server comes to rest before its CPU time is read."""
 
 
 class BenchError(Exception):

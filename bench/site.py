@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEGABYTE: Final = 1_000_000
+GIGABYTE: Final = 1e9
 BLOCK: Final = 1_000_000
 
 HOST: Final = "127.0.0.1"

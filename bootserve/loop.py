@@ -91,9 +91,6 @@ class _DirectSelector(selectors.BaseSelector):
         self._readers.pop(fd, None)
         self._update(fd, before)
 
-    def fileno(self) -> int:
-        return self._epoll.fileno()
-
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
             raise ValueError(f"Invalid events: {events!r}")

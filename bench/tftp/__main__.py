@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench import command, loopback, machine
-from bench.process import BenchError
+from bench.process import OTHERS, BenchError
 from bench.report import Results, Sample
 from bench.site import MEGABYTE
 from bench.tftp.measure import (
@@ -18,7 +18,6 @@ from bench.tftp.measure import (
     CASES,
     DELAY,
     MEASUREMENTS,
-    OTHERS,
     RATE,
     Bench,
     Scale,

@@ -12,21 +12,16 @@ from pathlib import Path
 from typing import Final
 
 from bench.distance import Distance
-from bench.process import BenchError, busy_seconds
-from bench.site import MEGABYTE, write_file
+from bench.process import SETTLE, BenchError, busy_seconds
+from bench.site import GIGABYTE, MEGABYTE, write_file
 from bench.tftp import load
 from bench.tftp.load import HERE, Where
 from bench.tftp.order import Order, Outcome
 from bench.tftp.peers import READY, READY_SIZE, Peer, running
 
 Figures = dict[str, float]
-GIGABYTE: Final = 1e9
-OTHERS: Final = 0.15
-"""How much of the servers' core others may use: the kernel's own threads take some percent."""
 BUSY: Final = 0.9
 """Use of the clients' core above which it may be them who are measured."""
-SETTLE: Final = 0.1
-"""Seconds after a load in which a server comes to rest before its CPU time is read."""
 DELAY: Final = 1e-3
 RATE: Final = 125e6
 """Of the line between two hosts: seconds one way, and bytes per second."""

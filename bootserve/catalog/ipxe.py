@@ -24,14 +24,13 @@ from typing import Any
 from urllib.parse import quote as percent_encode
 from urllib.parse import urlsplit
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from bootserve.catalog.entries import Machine, Profile
 from bootserve.catalog.machines import Identity, Machines, Sighting
 from bootserve.catalog.memo import Memo
 from bootserve.catalog.model import Arch, parse_server_url
 from bootserve.catalog.profiles import Found, Kernel, kernels
+from bootserve.catalog.templates import Raw as Script
+from bootserve.catalog.templates import environment, one_line
 from bootserve.settings import Settings
 
 _REMEMBERED = 8 << 20
@@ -41,22 +40,14 @@ _OVERHEAD = 1024
 _TERMINATORS = frozenset({"||", "&&", ";"})
 
 
-Script = Markup
-"""Text that is iPXE script already and is printed as it is. Jinja's own type for "already escaped"
-serves: macros return it, and with it autoescaping (which is for HTML) finds nothing left to do."""
-
-
-def quote(value: object) -> Script:
+def quote(value: str) -> Script:
     """Make a value safe to stand anywhere in a line of a script as literal text."""
-    if isinstance(value, Script):
-        return value
-    return quote_settings(re.sub(r"\$(?=\{)", "$ ", str(value)))
+    return quote_settings(re.sub(r"\$(?=\{)", "$ ", value))
 
 
 def quote_settings(value: str) -> Script:
     """The same for a value in which iPXE's ``${settings}`` are meant to be replaced."""
-    text = "".join(char if char.isprintable() else "?" for char in value)
-    return Script(" ".join(_quote_word(word) for word in text.split(" ")))
+    return Script(" ".join(_quote_word(word) for word in one_line(value).split(" ")))
 
 
 def _quote_word(word: str) -> str:
@@ -70,20 +61,9 @@ def quote_path(value: str) -> Script:
     return Script(percent_encode(value, safe="/~"))
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("bootserve.catalog", "scripts"),
-        undefined=StrictUndefined,
-        finalize=quote,
-        autoescape=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["path"] = quote_path
-    environment.filters["settings"] = quote_settings
-    return environment
-
-
-_ENVIRONMENT = _environment()
+_ENVIRONMENT = environment(quote)
+_ENVIRONMENT.filters["path"] = quote_path
+_ENVIRONMENT.filters["settings"] = quote_settings
 
 
 def checked_url(url: str) -> Script:

@@ -19,15 +19,13 @@ load what they name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from typing import Final
 
 from bootserve.catalog.model import Arch
 from bootserve.catalog.profiles import Kernel
+from bootserve.catalog.templates import Raw, environment, one_line
 
 _LONGEST_LINE: Final = 2047
 """Bytes of a command line that x86 kernels take (``COMMAND_LINE_SIZE`` is 2048), and PXELINUX."""
@@ -41,10 +39,6 @@ _SETTING = re.compile(r"\$\{([^${}]*)\}")
 _CARD = re.compile(r"net[0-9X]+/")
 _DEPTH: Final = 8
 """How often settings in settings are replaced."""
-
-
-Raw = Markup
-"""Text that means something to the loader, and is printed as it is; all other is quoted."""
 
 
 class CannotWrite(ValueError):
@@ -72,7 +66,7 @@ def fill_settings(cmdline: str, values: Mapping[str, str]) -> tuple[str, set[str
         name = _CARD.sub("", match[1], count=1)
         if name and name not in values:
             unknown.add(match[1])
-        return _line(values.get(name, "")).replace("${", "$ {")
+        return one_line(values.get(name, "")).replace("${", "$ {")
 
     for _ in range(_DEPTH):
         cmdline, count = _SETTING.subn(value, cmdline)
@@ -191,7 +185,7 @@ def _title(title: str) -> str:
 
 def _words(cmdline: str) -> list[str]:
     """Part a command line as the kernel does: at blanks that are not between double quotes."""
-    words = re.findall(r'(?:[^ "]|"[^"]*(?:"|$))+', _line(cmdline))
+    words = re.findall(r'(?:[^ "]|"[^"]*(?:"|$))+', one_line(cmdline))
     return [word for word in words if not word.startswith("initrd=")]
 
 
@@ -203,30 +197,9 @@ def _grub_argument(word: str) -> str:
     return (match[1] or "") + match[2] if match else word
 
 
-def _line(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def _grub_quoted(text: str) -> str:
-    return "'" + _line(text).replace("'", "'\\''") + "'"
+    return "'" + one_line(text).replace("'", "'\\''") + "'"
 
 
-def _environment(quote: Callable[[str], str]) -> Environment:
-    """Templates in which every string that is printed goes through ``quote``."""
-
-    def finalize(value: Any) -> Raw:
-        if isinstance(value, str) and not isinstance(value, Raw):
-            return Raw(quote(value))
-        return Raw(value)
-
-    return Environment(
-        loader=PackageLoader("bootserve.catalog", "scripts"),
-        undefined=StrictUndefined,
-        finalize=finalize,
-        autoescape=True,
-        keep_trailing_newline=True,
-    )
-
-
-_PXELINUX = _environment(_line)
-_GRUB = _environment(_grub_quoted)
+_PXELINUX = environment(one_line)
+_GRUB = environment(_grub_quoted)

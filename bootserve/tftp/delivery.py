@@ -209,8 +209,9 @@ class Delivery:
     def _due(self, now: float) -> Action | None:
         if now < self._session.deadline:
             return None
-        # Who is silent holds no memory; what is repeated is read again.
-        self._piece = None
+        if self._session.silence(now):
+            # Who is silent holds no memory; what is repeated is read again.
+            self._piece = None
         return self._session.tick(now)
 
     def _send_order(self, order: SendBlocks, now: float) -> None:

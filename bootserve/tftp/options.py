@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bootserve.catalog.assets import READ_SIZE
-
 DEFAULT_BLKSIZE = 512
 MIN_BLKSIZE = 8
 MAX_BLKSIZE = 65464
@@ -23,10 +21,9 @@ less than the receive queue of the smallest network card or firmware that asks f
 OVERHEAD = {4: 20 + 8 + 4, 6: 40 + 8 + 4}
 """Bytes of a DATA packet beside its block, by IP version: IP, UDP and TFTP headers."""
 
-MAX_WINDOW_BYTES = READ_SIZE // 2
+MAX_WINDOW_BYTES = 128 * 1024
 """Bytes in flight, for large blocks. A window has to fit well into the default socket buffer of
-Linux (208 KiB, which the kernel fills with its own overhead too), or its end is lost each time;
-and into what is read ahead of a cold file."""
+Linux (208 KiB, which the kernel fills with its own overhead too), or its end is lost each time."""
 
 _MOST_DIGITS = 19  # of a 64-bit size
 

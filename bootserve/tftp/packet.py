@@ -128,11 +128,6 @@ def parse(datagram: bytes) -> Packet:
     raise MalformedPacket(f"there is no opcode {opcode}", opcode)
 
 
-def data_header(block: int) -> bytes:
-    """Return the header of DATA number ``block``, counted without roll-over (it rolls to 0)."""
-    return _HEADER.pack(Opcode.DATA, block & 0xFFFF)
-
-
 def encode_error(code: int, message: str) -> bytes:
     """Return an ERROR; of ``message`` the printable ASCII characters remain, at most 200."""
     packet = TftpPacketERR()

@@ -220,6 +220,11 @@ class RawClient:
                 self.ack(expected - 1)
             datagram = await self.receive()
 
+    async def accept(self, *, blksize: int = 512) -> bytes:
+        """Acknowledge the OACK that has come, and receive the file."""
+        self.ack(0)
+        return await self.rest(await self.receive(), blksize=blksize)
+
     async def fetch(self, name: str) -> bytes:
         """Download without options."""
         self.ask_for(name)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bootserve.tftp.options import Terms
-from bootserve.tftp.packet import data_header, parse
+from bootserve.tftp.packet import parse
 from bootserve.tftp.session import Action, Finish, ReadSession, Send, SendBlocks
 
 
@@ -157,7 +157,7 @@ class Run:
             self.data_sent.append((self.now, block))
             offset = (block - 1) * self.terms.blksize
             body = self.content[offset : offset + self.terms.blksize]
-            self._carry(data_header(block) + body)
+            self._carry(b"\0\3" + (block % 65536).to_bytes(2) + body)
         self._order = (stop, end)
         self.session.went_out(stop - first, self.now, is_over=stop == end)
         if stop < end:

@@ -27,8 +27,7 @@ async def test_ovmf_refuses_the_oack_and_asks_again() -> None:
         with RawClient(running.address) as client:
             client.ask_for("efi", "blksize", "1468")
             assert (await client.receive()) == b"\0\6blksize\x001468\0"
-            client.ack(0)
-            assert await client.rest(await client.receive(), blksize=1468) == BODY
+            assert await client.accept(blksize=1468) == BODY
         await running.drained()
     assert counted(running) == {Quirk.OACK_REFUSED: 1}
 
@@ -52,8 +51,7 @@ async def test_tsize_alone_is_answered_and_changes_no_block() -> None:
         with RawClient(running.address) as client:
             client.ask_for("efi", "tsize", "0")
             assert (await client.receive()) == b"\0\6tsize\x004000\0"
-            client.ack(0)
-            assert await client.rest(await client.receive()) == BODY
+            assert await client.accept() == BODY
         await running.drained()
     assert counted(running) == {Quirk.TSIZE_ALONE: 1}
 
@@ -64,8 +62,7 @@ async def test_octet_in_odd_case(mode: str) -> None:
         with RawClient(running.address) as client:
             client.ask_for("efi", "blksize", "1024", mode=mode)
             await client.receive()
-            client.ack(0)
-            assert await client.rest(await client.receive(), blksize=1024) == BODY
+            assert await client.accept(blksize=1024) == BODY
         await running.drained()
     assert counted(running) == {Quirk.ODD_MODE: 1}
 
@@ -110,8 +107,7 @@ async def test_a_request_is_repeated_before_its_answer_has_come() -> None:
             for _ in range(3):
                 client.ask_for("efi", "blksize", "1024")
             await client.receive()
-            client.ack(0)
-            assert await client.rest(await client.receive(), blksize=1024) == BODY
+            assert await client.accept(blksize=1024) == BODY
         await running.drained()
     assert counted(running) == {Quirk.REQUEST_REPEATED: 2}
 
@@ -126,8 +122,7 @@ async def test_a_machine_that_is_reset_begins_anew_from_the_same_port() -> None:
             client.ask_for("efi", "blksize", "1024")
             while (await client.receive())[:2] != b"\0\6":
                 pass
-            client.ack(0)
-            assert await client.rest(await client.receive(), blksize=1024) == BODY
+            assert await client.accept(blksize=1024) == BODY
         await running.drained()
     assert counted(running) == {Quirk.RESTARTED: 1}
 

@@ -43,7 +43,7 @@ def watched_ledger(settings: Settings, catalog: Catalog) -> Ledger:
             return f" (the slow lane would change nothing; its lane stays: {lane})"
         return f" ({'moved to' if is_news else 'already in'} the slow lane: {lane})"
 
-    return Ledger(observer=Restarts(remedy))
+    return Ledger(observers=(Restarts(remedy),))
 
 
 class Assembly:

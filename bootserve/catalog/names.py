@@ -7,8 +7,26 @@ slashes too many change nothing; they are only told of here, to be counted.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+
+from bootserve.catalog.model import Arch
+
+_OTHER_WORDS = {
+    "amd64": Arch.X86_64,
+    "x64": Arch.X86_64,
+    "i686": Arch.I386,
+    "x86": Arch.I386,
+    "aarch64": Arch.ARM64,
+    # iPXE's and the loaders' own files, which lie wherever somebody has put them.
+    "undionly": Arch.I386,
+    "pxelinux": Arch.I386,
+    "snponly": Arch.X86_64,
+    "grubx64": Arch.X86_64,
+    "grubaa64": Arch.ARM64,
+}
 
 
 class NameQuirk(StrEnum):
@@ -64,3 +82,19 @@ def _about_slashes(name: str) -> tuple[NameQuirk, ...]:
     if "//" in name:
         quirks.append(NameQuirk.DOUBLED_SLASHES)
     return tuple(quirks)
+
+
+@lru_cache(maxsize=4096)
+def architecture_of(name: str) -> str:
+    """Return the architecture for which an asset is, as its name tells; empty if it does not.
+
+    The nearest word counts: in ``x86_64/snponly-arm64.efi`` that is arm64.
+    """
+    for part in reversed(name.lower().split("/")):
+        for word in (part, *re.split(r"[-.,+]", part)[::-1]):
+            if word in _ARCHES:
+                return _ARCHES[word]
+    return ""
+
+
+_ARCHES = {**{arch.value: arch.value for arch in Arch}, **_OTHER_WORDS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Sequence
 from functools import partial
 from urllib.parse import parse_qsl, unquote
@@ -195,6 +196,7 @@ class _Routes:
 
     async def file(self, scope: Scope, name: str) -> ASGIApp:
         """An asset by its name, or the entry script under a name that iPXE asks for by itself."""
+        asked = time.monotonic()
         client = client_host(scope)
         try:
             source = await self._catalog.open(name, self._url(scope))
@@ -213,7 +215,7 @@ class _Routes:
             logger.info("HTTP %s gets the entry script, as %s", printable(client), as_word(name))
             return self._script((await source.read(0, source.size)).decode())
         refusal = partial(self._queue, client, source.name)
-        return FileAnswer(source, self._ledger, self._catalog, self._budget, refusal)
+        return FileAnswer(source, self._ledger, self._catalog, self._budget, refusal, asked)
 
     def health(self, *, is_ready: bool) -> ASGIApp:
         """What a monitor asks, from memory alone."""

@@ -127,6 +127,8 @@ class Connection(WatchedTransport):
             return pump.sent
         finally:
             self._pump = None
+            if self.transfer is not None and pump.began_at is not None:
+                self.transfer.sends(pump.began_at)
 
     # --- closing -----------------------------------------------------------------------------
 

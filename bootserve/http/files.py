@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bootserve.catalog.assets import READ_SIZE, REPLACE_BY_RENAMING, Asset
 from bootserve.catalog.catalog import Catalog
+from bootserve.catalog.names import architecture_of
 from bootserve.http.connection import EXTENSION, Connection, Delivery
 from bootserve.http.extensions import ZERO_COPY
 from bootserve.http.preconditions import CONDITIONS, Answer, Validators, evaluate
@@ -56,9 +57,10 @@ class FileAnswer:
     Args:
         budget: says whether a big file may be begun now.
         refusal: makes the answer if it may not.
+        asked: when the request came, in monotonic seconds.
     """
 
-    __slots__ = ("_asset", "_budget", "_catalog", "_ledger", "_refusal")
+    __slots__ = ("_asked", "_asset", "_budget", "_catalog", "_ledger", "_refusal")
 
     def __init__(
         self,
@@ -67,7 +69,9 @@ class FileAnswer:
         catalog: Catalog,
         budget: Budget,
         refusal: Callable[[], ASGIApp],
+        asked: float,
     ) -> None:
+        self._asked = asked
         self._asset = asset
         self._ledger = ledger
         self._catalog = catalog
@@ -141,6 +145,8 @@ class FileAnswer:
             total=answer.length,
             from_zero=answer.start == 0,
             agent=agent,
+            arch=architecture_of(self._asset.name),
+            asked=self._asked,
         )
         extensions = scope.get("extensions") or {}
         connection: Connection | None = extensions.get(EXTENSION, {}).get("connection")
@@ -241,6 +247,7 @@ class FileAnswer:
                 # Better no file than one of two halves: its last piece stays here.
                 return End.FILE_CHANGED, REPLACE_BY_RENAMING
             offset += len(body)
+            transfer.sends(time.monotonic())
             await send({"type": "http.response.body", "body": body, "more_body": True})
             transfer.sent += len(body)
             # A client as fast as the disk never makes send() wait: let others have their turn.

@@ -215,7 +215,7 @@ class WatchedTransport(asyncio.Transport):
             self._peer = Peer(sample)
         verdict = self._peer.look(sample, limits)
         if self.transfer is not None:
-            self.transfer.verdict = verdict.value
+            self.transfer.look(verdict, now)
         is_paused_for_long = verdict is Verdict.PAUSED and self._peer.stalled(now) > _DAY
         has_been_asked = facts.probes >= limits.enough_probes
         is_kernels = is_paused_for_long or facts.took_window_back or has_been_asked

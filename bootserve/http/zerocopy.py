@@ -84,6 +84,7 @@ class FilePump:
         "_reading",
         "_sock",
         "_start",
+        "began_at",
     )
 
     def __init__(
@@ -109,6 +110,8 @@ class FilePump:
         self._future: asyncio.Future[None] | None = None
         self._reading: asyncio.Future[None] | None = None
         self._own_file = -1
+        self.began_at: float | None = None
+        """When the first bytes were taken, in the loop's seconds."""
 
     @property
     def sent(self) -> int:
@@ -166,6 +169,8 @@ class FilePump:
         except OSError as error:
             self._finish(None if error.errno in _CANNOT_SEND else error)
             return 0
+        if self._offset == self._start:
+            self.began_at = self._loop.time()
         self._offset += sent
         if self._offset == self._end:
             self._finish(None)

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import functools
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from bootserve.catalog.assets import AssetForbidden, AssetNotFound, AssetUnavailable, Source
+from bootserve.catalog.names import architecture_of
 from bootserve.tftp import sockets
 from bootserve.tftp.blocks import Layout, Pieces, per_piece
 from bootserve.tftp.delivery import Delivery, Spawn
@@ -118,6 +120,7 @@ class Answers:
         Raises:
             Refusal: it cannot be.
         """
+        asked = time.monotonic()
         request, peer = talk.request, talk.peer
         machine = self._machine(peer.client_host)
         with contextlib.ExitStack() as stack:
@@ -147,6 +150,8 @@ class Answers:
                     machine=machine,
                     name=source.name,
                     total=source.size,
+                    arch=architecture_of(source.name),
+                    asked=asked,
                 ),
                 spawn=spawn,
                 on_end=functools.partial(on_end, talk),

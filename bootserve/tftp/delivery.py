@@ -19,7 +19,7 @@ from bootserve.tftp.blocks import Layout, Piece, Pieces
 from bootserve.tftp.packet import ErrorCode, MalformedPacket, Opcode, encode_error, parse
 from bootserve.tftp.session import Action, ReadSession, Send, SendBlocks
 from bootserve.tftp.wire import Sent, Wire
-from bootserve.watch.ledger import End, Transfer
+from bootserve.watch.ledger import SENT_AGAIN, End, Transfer
 from bootserve.watch.liveness import SILENT_AFTER, Verdict
 from bootserve.watch.quiet import QuietLog, describe
 
@@ -94,7 +94,8 @@ class Delivery:
         """Note in the ledger what the client is doing."""
         is_silent = self._session.silence(now) >= SILENT_AFTER
         verdict = Verdict.SILENT if is_silent else Verdict.MOVING
-        self._entry.verdict = (Verdict.STARVED if self._is_loading else verdict).value
+        self._entry.details[SENT_AGAIN] = self._session.resent
+        self._entry.look(Verdict.STARVED if self._is_loading else verdict, now)
 
     def take_repeat(self) -> bool:
         """Return whether an identical request is one more of that which this answers."""
@@ -141,7 +142,7 @@ class Delivery:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._entry.details["blocks sent again"] = self._session.resent
+        self._entry.details[SENT_AGAIN] = self._session.resent
         self._entry.close(end, reason)
         on_end, self._on_end = self._on_end, _nothing  # which leaves the collector nothing
         on_end(end)
@@ -232,6 +233,7 @@ class Delivery:
                 if piece is None:
                     self._load_soon()
                     break
+                self._entry.sends(now)
             if end > self._last and piece.end > self._last and self._source.has_changed():
                 # Better no file than one of two halves: its last block stays here.
                 message = "the file was changed, ask again"
@@ -273,6 +275,7 @@ class Delivery:
         failure: Exception | None = None
         try:
             self._piece = await self._pieces.load(self._source, self._layout, self._next)
+            self._entry.sends(time.monotonic())
         except Exception as error:
             failure = error
         finally:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bootserve.catalog.assets import AssetForbidden, AssetNotFound, Assets
 from bootserve.catalog.catalog import Catalog
-from bootserve.catalog.names import NameQuirk, spellings
+from bootserve.catalog.names import NameQuirk, architecture_of, spellings
 from bootserve.catalog.other_case import open_in_other_case
 from bootserve.settings import load
 
@@ -227,3 +227,25 @@ async def test_the_event_loop_does_not_wait_for_a_folder_to_be_listed(
 
 async def _set(event: asyncio.Event) -> None:
     event.set()
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [
+        ("x86_64/vmlinuz", "x86_64"),
+        ("i386/initramfs", "i386"),
+        ("debian-12/arm64/linux", "arm64"),
+        ("alpine/aarch64/vmlinuz-lts", "arm64"),
+        ("dists/main-i386/linux", "i386"),
+        ("vmlinuz-6.1.0-50-amd64", "x86_64"),
+        ("x86_64/snponly-arm64.efi", "arm64"),
+        ("X86_64/VMLINUZ", "x86_64"),
+        ("undionly.kpxe", "i386"),
+        ("snponly.efi", "x86_64"),
+        ("common/firmware.cpio", ""),
+        ("x86_64ish/vmlinuz", ""),
+        ("", ""),
+    ],
+)
+def test_the_architecture_that_a_name_tells(name: str, arch: str) -> None:
+    assert architecture_of(name) == arch

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import logging
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from bootserve.watch.ledger import End, Ledger, Transfer
+from bootserve.watch.liveness import Verdict
+from bootserve.watch.report import entries, entry
 
 
 class _Clock:
@@ -85,11 +89,11 @@ def test_the_first_verdict_stands(ledger: Ledger, caplog: pytest.LogCaptureFixtu
 
 def test_two_alike_are_two(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     one, two = _open(ledger), _open(ledger)
-    assert ledger.live == {one, two}
+    assert set(ledger.live) == {one, two}
     one.close(End.COMPLETE)
-    assert ledger.live == {two}
+    assert set(ledger.live) == {two}
     two.close(End.COMPLETE)
-    assert ledger.live == frozenset()
+    assert not ledger.live
     assert len(caplog.messages) == 2
 
 
@@ -158,3 +162,100 @@ def test_progress_stands_still_when_it_is_over(ledger: Ledger) -> None:
     got = 1500
     assert (metered.progress, metered.sent) == (500, 500)
     assert (counted.progress, counted.sent) == (500, 500)
+
+
+def test_what_is_noted_while_it_is_under_way(ledger: Ledger, clock: _Clock) -> None:
+    transfer = _open(ledger)
+    transfer.sends(clock.now + 0.25)
+    transfer.sends(clock.now + 9)
+    for seconds, sent, verdict in [
+        (5, 1000, Verdict.MOVING),
+        (5, 1000, Verdict.MOVING),
+        (5, 1000, Verdict.PAUSED),
+        (5, 1000, Verdict.SILENT),
+        (2, 1500, Verdict.SLOW),
+        (5, 1500, Verdict.PAUSED),
+        (1, 1600, Verdict.SLOW),
+    ]:
+        clock.now += seconds
+        transfer.sent = sent
+        transfer.look(verdict, clock.now)
+    clock.now += 4
+    found = entry(transfer, clock.now, wall=5_000_000.0)
+    assert found["started"] == 5_000_000 - 32
+    assert found["first_byte_seconds"] == 0.25
+    assert (found["sent"], found["total"], found["seconds"]) == (1600, 2000, 32)
+    assert (found["rate"], found["mean_rate"]) == (100, 50)
+    assert (found["pauses"], found["stalled_seconds"]) == (2, 20)
+    assert (found["verdict"], found["end"], found["protocol"]) == ("slow", None, "http")
+
+
+def test_what_is_remembered_after_its_end(clock: _Clock) -> None:
+    ledger = Ledger(clock, recent=2)
+    for number, end in enumerate([End.COMPLETE, End.CLIENT_LEFT, End.UNCONFIRMED]):
+        transfer = _open(ledger, f"file-{number}")
+        clock.now += 10
+        transfer.sent = 500
+        transfer.close(end, "because")
+    clock.now += 100
+    found = [entry(each, clock.now, wall=1000.0) for each in ledger.recent]
+    assert [each["name"] for each in found] == ["file-1", "file-2"]
+    assert [each["end"] for each in found] == ["client_left", "unconfirmed"]
+    assert found[1] | {"id": 0} == found[1] | {
+        "id": 0,
+        "seconds": 10,
+        "started": 890,
+        "rate": 50,
+        "mean_rate": 50,
+        "end_text": "sent in full, its end not acknowledged",
+        "reason": "because",
+        "verdict": None,
+        "machine": None,
+    }
+
+
+async def test_many_are_written_down_in_turns(ledger: Ledger) -> None:
+    transfers = [_open(ledger, f"file-{number}") for number in range(1000)]
+    others = 0
+
+    async def count() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        found = await entries(transfers, ledger)
+        tasks.cancel_scope.cancel()
+    assert [each["name"] for each in found] == [each.name for each in transfers]
+    assert others >= 10
+
+
+def test_every_observer_hears_of_everything(clock: _Clock) -> None:
+    heard: list[tuple[str, ...]] = []
+
+    class Listener:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def began(self, transfer: Transfer) -> None:
+            heard.append((self._name, "began", transfer.name))
+
+        def ended(self, transfer: Transfer, end: End, now: float) -> None:
+            heard.append((self._name, end.token, transfer.name))
+
+        def boots(self, name: str) -> None:
+            heard.append((self._name, "boots", name))
+
+    ledger = Ledger(clock, observers=(Listener("one"), Listener("two")))
+    _open(ledger, "x").close(End.REPLACED)
+    ledger.boots("db1")
+    assert heard == [
+        ("one", "began", "x"),
+        ("two", "began", "x"),
+        ("one", "replaced", "x"),
+        ("two", "replaced", "x"),
+        ("one", "boots", "db1"),
+        ("two", "boots", "db1"),
+    ]

@@ -20,7 +20,7 @@ class _Watched:
         self.now = 1000.0
         self.remedied: list[str] = []
         self.restarts = Restarts(self._remedy, capacity=capacity, clock=lambda: self.now)
-        self.ledger = Ledger(lambda: self.now, observer=self.restarts)
+        self.ledger = Ledger(lambda: self.now, observers=(self.restarts,))
 
     def _remedy(self, _: Transfer, name: str) -> str:
         self.remedied.append(name)

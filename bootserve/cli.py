@@ -22,7 +22,7 @@ from bootserve.config_errors import ConfigError
 from bootserve.dhcp_config import DhcpServer
 from bootserve.doors import open_doors
 from bootserve.handover import Start
-from bootserve.log import start_logging
+from bootserve.log import NoJournal, start_logging
 from bootserve.loop import DirectLoop
 from bootserve.remote import RemoteError
 from bootserve.runtime import every_directory
@@ -97,7 +97,10 @@ def _prepare(
     except ListenError as error:
         _fail([str(error)])
     settings = _settings(config, root, http, tftp)
-    start_logging(settings.log.level)
+    try:
+        start_logging(settings.log.level, settings.log.format)
+    except NoJournal as error:
+        _fail([str(error)])
     for sentence in unknown_variables():
         logger.warning("%s", sentence)
     missing = [

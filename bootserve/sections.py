@@ -173,3 +173,8 @@ class ServiceSettings(Section):
 
 class LogSettings(Section):
     level: Literal["info", "warning", "error"] = "info"
+
+    format: Literal["auto", "text", "journal", "json"] = "auto"
+    """How lines go out: as text for people, to systemd's journal with fields, or as JSON, an object
+    for each line, to standard error. "auto": to the journal, if systemd has connected standard
+    error with it; else as text."""

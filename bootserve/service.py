@@ -30,7 +30,7 @@ from bootserve.settings import Settings
 from bootserve.successor import RELAY_VARIABLE
 from bootserve.supervisor import Supervisor
 from bootserve.terminal import LOOK, Terminal
-from bootserve.watch.quiet import QuietLog
+from bootserve.watch.quiet import QuietLog, keep_telling, tell_all
 
 logger = logging.getLogger("bootserve.service")
 
@@ -113,6 +113,7 @@ class Service:
                     await self._tasks.start(self._watch_signals)
                     self._tasks.start_soon(self._watch_terminal)
                     self._tasks.start_soon(self._parts.health.run)
+                    self._tasks.start_soon(keep_telling)
                     self._open_control(stack)
                     if self._relay is not None:
                         self._parts.tftp.relay_to_predecessor(self._relay)
@@ -122,6 +123,7 @@ class Service:
                     self._tasks.cancel_scope.cancel()
         finally:
             self._doors.close()
+            tell_all()
         if not self._was_cut:
             logger.info("pid %d has left; nothing was cut off", os.getpid())
         return not self._was_cut

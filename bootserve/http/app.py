@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Sequence
@@ -17,22 +16,17 @@ from bootserve.catalog.assets import Asset, AssetForbidden, AssetNotFound, Asset
 from bootserve.catalog.catalog import AUTOEXEC, Catalog
 from bootserve.catalog.ipxe import checked_url
 from bootserve.catalog.lanes import name_of
-from bootserve.catalog.machines import Identity, Sighting, identify
+from bootserve.catalog.machines import identify
 from bootserve.catalog.memo import Memo
 from bootserve.catalog.profiles import Found
+from bootserve.http import lines
 from bootserve.http.files import FileAnswer, client_host, header
+from bootserve.http.lines import Asker
 from bootserve.settings import Settings
-from bootserve.text import as_word, printable
+from bootserve.text import printable
 from bootserve.watch.budget import Budget
 from bootserve.watch.health import Health
 from bootserve.watch.ledger import Ledger
-from bootserve.watch.quiet import QuietLog
-
-logger = logging.getLogger("bootserve.http")
-
-_unavailable = QuietLog(logger)
-_refusals = QuietLog(logger)
-_queued = QuietLog(logger, most=5)
 
 _REMEMBERED = 1024
 _LONG_QUERY = 1024
@@ -45,8 +39,6 @@ _OVERHEAD = 1024
 
 _LONGEST_URL = 300
 """A host name has 255 characters at most (RFC 1035, section 2.3.4)."""
-
-_Asker = tuple[Identity, Sighting, tuple[str, str, str, str]]
 
 _SLASHES = re.compile("/{2,}")
 _SIGNED_BYTE = re.compile(rb"%FFFFFF([89A-F][0-9A-F])")
@@ -136,14 +128,14 @@ class _Routes:
         self._health = health
         self._urls = Memo[str, bool](_REMEMBERED)
         self._answers = Memo[str, _Script](_REMEMBERED_BYTES, lambda script: script.weight)
-        self._askers = Memo[bytes, _Asker](_REMEMBERED)
+        self._askers = Memo[bytes, Asker](_REMEMBERED)
 
     def entry(self, scope: Scope) -> ASGIApp:
         """The entry script, the one URL that a DHCP server has to name."""
         url = self._url(scope)
         client = client_host(scope)
         self._boots(client)
-        logger.info("HTTP %s gets the entry script", printable(client))
+        lines.entry(client)
         return self._script(self._catalog.scripts.entry(url))
 
     async def machine(self, scope: Scope) -> ASGIApp:
@@ -151,9 +143,10 @@ class _Routes:
         url = self._url(scope)
         query = scope["query_string"]
         if len(query) <= _LONG_QUERY:
-            identity, sighting, words = self._askers.get(query, lambda: self._asker(query))
+            asker = self._askers.get(query, lambda: self._asker(query))
         else:
-            identity, sighting, words = self._asker(query)
+            asker = self._asker(query)
+        sighting = asker.sighting
         client = client_host(scope)
         if sighting.label:
             self._catalog.lanes.introduce(client, sighting.label)
@@ -164,19 +157,10 @@ class _Routes:
                 self._catalog.sightings.note_profile(client, sighting.profile)
             self._boots(client)
         try:
-            text, what = self._catalog.scripts.machine(url, identity, await self._found())
+            text, what = self._catalog.scripts.machine(url, asker.identity, await self._found())
         except AssetUnavailable as error:
             return self._try_again(client, error)
-        who, buildarch, platform, ignored = words
-        logger.info(
-            "HTTP %s (%s, %s %s) gets the script of: %s%s",
-            printable(client),
-            who,
-            buildarch,
-            platform,
-            as_word(what),
-            ignored,
-        )
+        lines.boot(client, asker, what)
         return self._script(text)
 
     async def profile(self, scope: Scope, name: str) -> ASGIApp:
@@ -187,7 +171,7 @@ class _Routes:
         except AssetUnavailable as error:
             return self._try_again(client, error)
         text = self._catalog.scripts.profile(self._url(scope), name, found)
-        logger.info("HTTP %s gets the script of profile %s", printable(client), as_word(name))
+        lines.profile(client, name)
         if text is not None and name in self._settings.profiles:
             self._catalog.sightings.note_profile(client, name)
         if text is None:
@@ -201,18 +185,16 @@ class _Routes:
         try:
             source = await self._catalog.open(name, self._url(scope))
         except AssetNotFound as error:
-            who, what = printable(client), as_word(error.name or "/")
-            _refusals.log(logging.INFO, "HTTP %s %s: not found", who, what)
+            lines.not_found(client, error)
             return _not_found(f"no such file: {printable(error.name)}")
         except AssetUnavailable as error:
             return self._try_again(client, error)
         except AssetForbidden as error:
-            who, what = printable(client), as_word(error.name)
-            _refusals.log(logging.WARNING, "HTTP %s %s: refused, %s", who, what, error.reason)
+            lines.refused(client, error)
             return PlainTextResponse("this file may not be read\n", 403)
         if not isinstance(source, Asset):
             self._boots(client)
-            logger.info("HTTP %s gets the entry script, as %s", printable(client), as_word(name))
+            lines.entry(client, name)
             return self._script((await source.read(0, source.size)).decode())
         refusal = partial(self._queue, client, source.name)
         return FileAnswer(source, self._ledger, self._catalog, self._budget, refusal, asked)
@@ -225,31 +207,23 @@ class _Routes:
     def _queue(self, client: str, name: str) -> ASGIApp:
         """Have a client wait for a descriptor outside: iPXE comes back, as often as it takes."""
         seconds = self._budget.refuse()
-        who, what = printable(client), as_word(name)
-        _queued.log(logging.INFO, "HTTP %s %s: full, to come back in %d s", who, what, seconds)
+        lines.full(client, name, seconds)
         # The connection is what takes the descriptor.
         headers = {"retry-after": str(seconds), "connection": "close"}
         return PlainTextResponse("the server is full, come back later\n", 503, headers)
 
     def _try_again(self, client: str, error: AssetUnavailable) -> ASGIApp:
         """Refuse for now: iPXE comes back by itself after as many seconds, however often."""
-        _unavailable.log(
-            logging.WARNING, "HTTP %s %s: %s", printable(client), as_word(error.name), error.reason
-        )
+        lines.unavailable(client, error)
         headers = {"retry-after": str(self._budget.refuse())}
         return PlainTextResponse("the server cannot open this file now, try again\n", 503, headers)
 
-    def _asker(self, query: bytes) -> _Asker:
-        """Return who asks, and the words of a log line about it."""
+    def _asker(self, query: bytes) -> Asker:
         said = _first(query)
         identity, complaints = identify(said)
-        words = (
-            as_word(identity.label) if identity.label else "unknown machine",
-            as_word(said.get("buildarch", "?")),
-            as_word(said.get("platform", "?")),
-            "".join(f"; ignored {as_word(complaint)}" for complaint in complaints),
-        )
-        return identity, self._catalog.scripts.sight(identity), words
+        arch, platform = said.get("buildarch"), said.get("platform")
+        words = lines.words(identity, arch, platform, complaints)
+        return Asker(identity, self._catalog.scripts.sight(identity), arch, platform, words)
 
     def _script(self, text: str) -> ASGIApp:
         return self._answers.get(text, lambda: _Script(text))

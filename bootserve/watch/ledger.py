@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
+from bootserve.events import with_fields
 from bootserve.text import as_word, printable
+from bootserve.watch.fields import of_transfer
 from bootserve.watch.liveness import Verdict
 
 logger = logging.getLogger("bootserve.transfer")
@@ -267,4 +269,5 @@ class Ledger:
             more,
             end.value,
             f" ({printable(reason)})" if reason else "",
+            extra=with_fields(of_transfer, transfer, end, reason, self._clock()),
         )

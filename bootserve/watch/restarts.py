@@ -27,7 +27,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, TypeVar
 
+from bootserve.events import with_fields
 from bootserve.text import as_word, printable
+from bootserve.watch.fields import of_loop
 from bootserve.watch.ledger import End, Transfer
 from bootserve.watch.liveness import Verdict
 from bootserve.watch.quiet import QuietLog
@@ -179,6 +181,7 @@ class Restarts:
             transfer.total,
             printable(last),
             self._remedy(transfer, name),
+            extra=with_fields(of_loop, transfer, failures + 1, stops, last),
         )
 
 

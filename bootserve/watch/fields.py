@@ -1,0 +1,55 @@
+"""What the lines about transfers say besides their text, by name (`bootserve.events`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bootserve.events import Event, Fields
+
+if TYPE_CHECKING:
+    from bootserve.watch.ledger import End, Transfer
+
+
+def of_transfer(transfer: Transfer, end: End, reason: str, now: float) -> Fields:
+    """The fields of a transfer that has ended.
+
+    Args:
+        now: seconds of the ledger's clock.
+    """
+    return {
+        "event": Event.TRANSFER,
+        "protocol": transfer.protocol,
+        "client": transfer.client,
+        "machine": transfer.machine,
+        "name": transfer.name,
+        "sent": transfer.sent,
+        "total": transfer.total,
+        "seconds": round(now - transfer.started, 3),
+        "end": end.name.lower(),
+        "verdict": transfer.verdict,
+        "reason": reason,
+        **{what.replace(" ", "_"): count for what, count in transfer.details.items() if count},
+    }
+
+
+def of_loop(transfer: Transfer, beginning: int, stops: Sequence[int], last: str) -> Fields:
+    """The fields of a report that a machine is in a restart loop.
+
+    Args:
+        transfer: which it begins now.
+        beginning: how often it has begun this file in this boot, with this time.
+        stops: where it stopped the last times, in bytes.
+        last: how the last time ended.
+    """
+    return {
+        "event": Event.LOOP,
+        "protocol": transfer.protocol,
+        "client": transfer.client,
+        "machine": transfer.machine,
+        "name": transfer.name,
+        "total": transfer.total,
+        "beginning": beginning,
+        "stops": " ".join(map(str, stops)),
+        "reason": last,
+    }

@@ -8,15 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import partial
-from typing import ParamSpec
+from typing import TypeVarTuple
 
 Fields = Mapping[str, object]
 """Names in lower case, with what they are: strings, which may come from the network as they are,
 and are escaped where they go out; numbers; an `Event` as ``event``. Those that are empty or
 ``None`` are left out."""
 
-_Parameters = ParamSpec("_Parameters")
+_Args = TypeVarTuple("_Args")
 
 
 class Event(Enum):
@@ -32,18 +31,16 @@ class Event(Enum):
     """A machine is in a restart loop."""
 
 
-def with_fields(
-    fields: Callable[_Parameters, Fields],
-    *args: _Parameters.args,
-    **kwargs: _Parameters.kwargs,
-) -> dict[str, Callable[[], Fields]]:
-    """Return the ``extra`` of a log line whose fields are ``fields(*args)``, if they are wanted."""
-    return {"fields": partial(fields, *args, **kwargs)}
+def with_fields(make: Callable[[*_Args], Fields], *args: *_Args) -> dict[str, object]:
+    """Return the ``extra`` of a log line whose fields are ``make(*args)``, if they are wanted."""
+    return {"fields": (make, args)}
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
     """Return what a line says besides its text, without what is empty."""
-    fields: Callable[[], Fields] | None = getattr(record, "fields", None)
-    if fields is None:
+    found: tuple[Callable[..., Fields], tuple[object, ...]] | None
+    found = getattr(record, "fields", None)
+    if found is None:
         return {}
-    return {name: value for name, value in fields().items() if value is not None and value != ""}
+    make, args = found
+    return {name: value for name, value in make(*args).items() if value is not None and value != ""}

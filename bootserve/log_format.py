@@ -65,8 +65,8 @@ class Json(logging.Formatter):
         }
         for name, value in fields_of(record).items():
             line[name] = _outward(value)
-        if traceback := _traceback(record):
-            line["traceback"] = _encodable(traceback)
+        if record.exc_info or record.exc_text or record.stack_info:
+            line["traceback"] = _encodable(_traceback(record))
         return json.dumps(line)
 
 
@@ -100,8 +100,9 @@ def _outward(value: object) -> object:
 
 def _message(record: logging.LogRecord) -> str:
     message = record.getMessage()
-    traceback = _traceback(record)
-    return f"{message}\n{traceback}" if traceback else message
+    if record.exc_info or record.exc_text or record.stack_info:
+        return f"{message}\n{_traceback(record)}"
+    return message
 
 
 def _traceback(record: logging.LogRecord) -> str:

@@ -50,7 +50,7 @@ def entry(client: str, name: str = "") -> None:
         "HTTP %s gets the entry script%s",
         printable(client),
         f", as {as_word(name)}" if name else "",
-        extra=with_fields(_fields, client, name=name),
+        extra=with_fields(_request, client, name, ""),
     )
 
 
@@ -75,7 +75,7 @@ def profile(client: str, name: str) -> None:
         "HTTP %s gets the script of profile %s",
         printable(client),
         as_word(name),
-        extra=with_fields(_fields, client, profile=name),
+        extra=with_fields(_choice, client, name),
     )
 
 
@@ -85,7 +85,7 @@ def not_found(client: str, error: AssetNotFound) -> None:
         "HTTP %s %s: not found",
         printable(client),
         as_word(error.name or "/"),
-        extra=with_fields(_fields, client, name=error.name),
+        extra=with_fields(_request, client, error.name, ""),
     )
 
 
@@ -96,7 +96,7 @@ def refused(client: str, error: AssetForbidden) -> None:
         printable(client),
         as_word(error.name),
         error.reason,
-        extra=with_fields(_fields, client, name=error.name, reason=error.reason),
+        extra=with_fields(_request, client, error.name, error.reason),
     )
 
 
@@ -107,7 +107,7 @@ def unavailable(client: str, error: AssetUnavailable) -> None:
         printable(client),
         as_word(error.name),
         error.reason,
-        extra=with_fields(_fields, client, name=error.name, reason=error.reason),
+        extra=with_fields(_request, client, error.name, error.reason),
     )
 
 
@@ -119,12 +119,16 @@ def full(client: str, name: str, seconds: int) -> None:
         printable(client),
         as_word(name),
         seconds,
-        extra=with_fields(_fields, client, name=name),
+        extra=with_fields(_request, client, name, ""),
     )
 
 
-def _fields(client: str, **more: str) -> Fields:
-    return {"protocol": "HTTP", "client": client, **more}
+def _request(client: str, name: str, reason: str) -> Fields:
+    return {"protocol": "HTTP", "client": client, "name": name, "reason": reason}
+
+
+def _choice(client: str, profile: str) -> Fields:
+    return {"protocol": "HTTP", "client": client, "profile": profile}
 
 
 def _boot(client: str, asker: Asker, what: str) -> Fields:

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import fcntl
 import io
+import json
 import logging
 import os
+import pty
 import re
 import select
 import signal
@@ -20,6 +22,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -28,7 +32,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bootserve import log
-from bootserve.log import LineWriter, start_logging
+from bootserve.events import Event, with_fields
+from bootserve.journal import Journal
+from bootserve.log import Format, LineWriter, start_logging
+from bootserve.text import printable
 
 DEADLINE = 60
 _ROOT = Path(__file__).parent.parent
@@ -357,7 +364,7 @@ def test_a_line_that_cannot_be_formatted_costs_no_other(
 
 
 @contextlib.contextmanager
-def _started(stream: TextIO) -> Iterator[logging.Handler]:
+def _started(stream: TextIO, form: Format = "auto") -> Iterator[logging.Handler]:
     """What `start_logging` has set up, which is undone before pytest takes its own away."""
     uvicorn = logging.getLogger("uvicorn.error")
     levels = logging.root.level, uvicorn.level
@@ -367,7 +374,7 @@ def _started(stream: TextIO) -> Iterator[logging.Handler]:
         patch.setattr(logging.root, "handlers", [])
         patch.setattr(sys, "stderr", stream)
         try:
-            start_logging("info")
+            start_logging("info", form)
             [handler] = logging.root.handlers
             yield handler
             handler.close()
@@ -419,6 +426,98 @@ def test_a_line_says_when_how_bad_and_what() -> None:
     assert re.fullmatch(stamp + " W disk of node1 is 99 % full", first)
     assert re.fullmatch(stamp + " E it failed", second)
     assert trace[-1] == "RuntimeError: boom"
+
+
+@settings(max_examples=30)
+@given(
+    message=st.text(st.one_of(st.characters(), st.characters(categories=["Cs"]))),
+    value=st.one_of(
+        st.text(st.characters(categories=["L", "N", "P"], exclude_characters="\\"), min_size=1),
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+    ),
+    created=st.floats(0, 4_000_000_000),
+)
+@example(message="two\nlines \x1b[2J \udcff \u202e", value="\u00fc", created=1_700_000_000.9999)
+def test_a_line_of_json_is_an_object_in_ascii(
+    message: str, value: str | float, created: float
+) -> None:
+    stream = io.StringIO()
+    with _started(stream, "json") as handler:
+        record = logging.makeLogRecord(
+            {
+                "name": "bootserve.x",
+                "levelname": "WARNING",
+                "levelno": logging.WARNING,
+                "msg": message,
+                "created": created,
+                **with_fields(lambda: {"event": Event.LOOP, "said": value, "machine": None}),
+            }
+        )
+        handler.handle(record)
+        handler.flush()
+    text = stream.getvalue()
+    assert text.isascii()
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    line = json.loads(text)
+    moment = datetime.fromisoformat(line.pop("timestamp"))
+    assert moment.utcoffset() == timedelta(0)
+    assert 0 <= created - moment.timestamp() < 0.0011
+    assert line == {
+        "level": "warning",
+        "logger": "bootserve.x",
+        "event": "loop",
+        "message": message.encode(errors="backslashreplace").decode(),
+        "said": printable(value) if isinstance(value, str) else value,
+    }
+
+
+def test_a_traceback_in_json_is_a_field() -> None:
+    stream = io.StringIO()
+    with _started(stream, "json"):
+        try:
+            raise RuntimeError("boom")
+        except RuntimeError:
+            logging.getLogger("bootserve.x").exception("it failed")
+    line = json.loads(stream.getvalue())
+    assert (line["level"], line["message"]) == ("error", "it failed")
+    assert line["traceback"].splitlines()[-1] == "RuntimeError: boom"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "no_color", "is_coloured"),
+    [("xterm", "", True), ("xterm", "1", False), ("dumb", "", False)],
+)
+def test_on_a_terminal_what_is_wrong_stands_out(
+    monkeypatch: pytest.MonkeyPatch, terminal: str, no_color: str, is_coloured: bool
+) -> None:
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w") as stream, _started(stream):
+        for say in (logging.info, logging.warning, logging.error):
+            say("it is so")
+    shown = os.read(reader, 4096).decode()
+    os.close(reader)
+    fine, bad, worse = shown.splitlines()
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
+    assert re.fullmatch(stamp + "I it is so", fine)
+    for line, letter, colour in ((bad, "W", r"\x1b\[33m"), (worse, "E", r"\x1b\[31m")):
+        start, end = (colour, r"\x1b\[0m") if is_coloured else ("", "")
+        assert re.fullmatch(f"{start}{stamp}{letter} it is so{end}", line)
+
+
+def test_where_the_journal_takes_no_records_its_stream_gets_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "Journal", partial(Journal, tmp_path / "nothing"))
+    with (tmp_path / "log").open("w") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        with _started(stream):
+            logging.warning("first\nsecond")
+    assert (tmp_path / "log").read_text() == "<4>first\n<4>second\n"
 
 
 # A whole process. Python's own buffers are part of what is proven, so they are as by default.
@@ -480,11 +579,11 @@ class _Server:
         [port] = re.findall(r"^HTTP .*http://127\.0\.0\.1:(\d+)", banner, re.MULTILINE)
         self.port = int(port)
 
-    def ask(self, times: int) -> None:
-        """Get the entry script so many times, one after the other."""
+    def ask(self, times: int, path: str = "/boot.ipxe") -> None:
+        """Get a path, by default that of the entry script, so many times one after the other."""
         with socket.create_connection(("127.0.0.1", self.port), DEADLINE) as client:
             for _ in range(times):
-                client.sendall(b"GET /boot.ipxe HTTP/1.1\r\nHost: boot.example\r\n\r\n")
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: boot.example\r\n\r\n".encode())
                 answer = b""
                 while b"\r\n\r\n" not in answer or b"content-length" not in answer:
                     answer += (more := client.recv(65536))
@@ -529,6 +628,35 @@ def test_a_server_that_is_stopped_has_written_every_line(serve: Serve) -> None:
     assert "stopping: no new requests" in lines[-2]
     assert "has left; nothing was cut off" in lines[-1]
     assert server.process.returncode == 0
+
+
+def test_a_server_that_is_stopped_has_counted_what_it_left_out(serve: Serve) -> None:
+    server = serve(subprocess.PIPE)
+    server.ask(73, "/boot/nothing")
+    server.process.send_signal(signal.SIGTERM)
+    _, text = server.process.communicate(timeout=DEADLINE)
+    lines = text.splitlines()
+    assert len([line for line in lines if line.endswith("nothing: not found")]) == 50
+    [counted] = [line for line in lines if "left out" in line]
+    assert counted.endswith("W left out 23 lines like those before")
+
+
+def test_a_server_that_is_to_write_json_writes_nothing_else(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOOTSERVE_LOG_FORMAT", "json")
+    server = serve(subprocess.PIPE)
+    server.ask(1, "/machine.ipxe?mac=52:54:00:12:34:56&platform=a%0Ab")
+    server.ask(1, "/boot/x86_64/vmlinuz")
+    server.process.send_signal(signal.SIGTERM)
+    _, text = server.process.communicate(timeout=DEADLINE)
+    lines = [json.loads(line) for line in text.splitlines()]
+    [boot] = [line for line in lines if line.get("event") == "boot"]
+    assert boot["machine"] == "52:54:00:12:34:56"
+    assert boot["platform"] == r"a\nb"
+    [transfer] = [line for line in lines if line.get("event") == "transfer"]
+    assert transfer["name"] == "x86_64/vmlinuz"
+    assert (transfer["sent"], transfer["total"], transfer["end"]) == (6, 6, "complete")
 
 
 def test_a_server_whose_log_nobody_reads_serves_and_stops(serve: Serve) -> None:

@@ -75,6 +75,7 @@ def _problems(config: Path | None, flags: dict[str, Any] | None = None) -> list[
         ("[assets]\nroots = []", "assets.roots", "at least 1"),
         ("[assets]\nroots = [1]", "assets.roots[0]", "path"),
         ('[log]\nlevel = "loud"', "log.level", "'info', 'warning' or 'error'"),
+        ('[log]\nformat = "xml"', "log.format", "'auto', 'text', 'journal' or 'json'"),
         ('[http]\npace = "fast"', "http.pace", 'write it like "10Mbit/s"'),
         ("[http]\npace = 10", "http.pace", 'write it like "10Mbit/s"'),
         ('[http]\nwindow = "1KiB"', "http.window", "between 4KiB and 64MiB"),

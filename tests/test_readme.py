@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootserve.catalog.names import NameQuirk
+from bootserve.events import Event
 from bootserve.settings import load
 from bootserve.tftp.quirks import Quirk
 
@@ -30,6 +31,12 @@ def test_the_readmes_configuration_is_one(tmp_path: Path) -> None:
     settings = load(config)
     assert settings.profiles
     assert settings.lanes.agents
+
+
+def test_every_event_of_the_log_is_explained() -> None:
+    text = (_ROOT / "README.md").read_text()
+    for event in Event:
+        assert f"`{event.name.lower()}`, `{event.value}`" in text
 
 
 def test_every_quirk_of_firmware_is_explained() -> None:

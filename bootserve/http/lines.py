@@ -10,6 +10,7 @@ from bootserve.catalog.assets import AssetForbidden, AssetNotFound, AssetUnavail
 from bootserve.catalog.machines import Identity, Sighting
 from bootserve.events import Event, Fields, with_fields
 from bootserve.text import as_word, printable
+from bootserve.watch.fields import of_refusal
 from bootserve.watch.quiet import QuietLog
 
 logger = logging.getLogger("bootserve.http")
@@ -50,7 +51,7 @@ def entry(client: str, name: str = "") -> None:
         "HTTP %s gets the entry script%s",
         printable(client),
         f", as {as_word(name)}" if name else "",
-        extra=with_fields(_request, client, name, ""),
+        extra=with_fields(_entry, client, name),
     )
 
 
@@ -85,7 +86,7 @@ def not_found(client: str, error: AssetNotFound) -> None:
         "HTTP %s %s: not found",
         printable(client),
         as_word(error.name or "/"),
-        extra=with_fields(_request, client, error.name, ""),
+        extra=with_fields(of_refusal, "HTTP", client, error.name),
     )
 
 
@@ -96,7 +97,7 @@ def refused(client: str, error: AssetForbidden) -> None:
         printable(client),
         as_word(error.name),
         error.reason,
-        extra=with_fields(_request, client, error.name, error.reason),
+        extra=with_fields(of_refusal, "HTTP", client, error.name, error.reason),
     )
 
 
@@ -107,7 +108,7 @@ def unavailable(client: str, error: AssetUnavailable) -> None:
         printable(client),
         as_word(error.name),
         error.reason,
-        extra=with_fields(_request, client, error.name, error.reason),
+        extra=with_fields(of_refusal, "HTTP", client, error.name, error.reason),
     )
 
 
@@ -119,12 +120,12 @@ def full(client: str, name: str, seconds: int) -> None:
         printable(client),
         as_word(name),
         seconds,
-        extra=with_fields(_request, client, name, ""),
+        extra=with_fields(of_refusal, "HTTP", client, name),
     )
 
 
-def _request(client: str, name: str, reason: str) -> Fields:
-    return {"protocol": "HTTP", "client": client, "name": name, "reason": reason}
+def _entry(client: str, name: str) -> Fields:
+    return {"protocol": "HTTP", "client": client, "name": name}
 
 
 def _choice(client: str, profile: str) -> Fields:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from bootserve.events import with_fields
 from bootserve.text import as_word, printable
 from bootserve.tftp import sockets
 from bootserve.tftp.answer import Answers, Manners, Opener, Refusal, TftpRequestInfo
@@ -40,6 +41,7 @@ from bootserve.tftp.relay import Relay, Stray, pair
 from bootserve.tftp.sockets import Peer, open_socket
 from bootserve.tftp.talks import Talk, Talks, TooManyTalks
 from bootserve.tftp.wire import ListeningPort
+from bootserve.watch.fields import of_refusal
 from bootserve.watch.ledger import End, Ledger
 from bootserve.watch.quiet import QuietLog
 
@@ -352,8 +354,14 @@ class TftpServer:
 
     def _refuse(self, port: ListeningPort, request: Request, peer: Peer, refusal: Refusal) -> None:
         who, name = printable(peer.client_host), as_word(request.name)
-        reason = printable(refusal.reason)
-        self._refusals.log(logging.INFO, "TFTP %s %s refused: %s", who, name, reason)
+        self._refusals.log(
+            logging.INFO,
+            "TFTP %s %s refused: %s",
+            who,
+            name,
+            printable(refusal.reason),
+            extra=with_fields(of_refusal, "TFTP", peer.client_host, request.name, refusal.reason),
+        )
         sockets.reply(port.sock, encode_error(refusal.code, refusal.message), peer)
 
 

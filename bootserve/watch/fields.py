@@ -1,4 +1,4 @@
-"""What the lines about transfers say besides their text, by name (`bootserve.events`)."""
+"""What lines about transfers and refusals say besides their text, by name (`bootserve.events`)."""
 
 from __future__ import annotations
 
@@ -53,3 +53,8 @@ def of_loop(transfer: Transfer, beginning: int, stops: Sequence[int], last: str)
         "stops": " ".join(map(str, stops)),
         "reason": last,
     }
+
+
+def of_refusal(protocol: str, client: str, name: str, reason: str = "") -> Fields:
+    """The fields of a line that a client does not get a file."""
+    return {"protocol": protocol, "client": client, "name": name, "reason": reason}

@@ -269,7 +269,7 @@ def test_every_way_to_end_and_every_loop_has_its_fields(place: Path, stalled: _S
     logger.setLevel(logging.INFO)
     now = 10.0
     try:
-        ledger = Ledger(lambda: now, observer=Restarts(lambda *_: "; a remedy"))
+        ledger = Ledger(lambda: now, observers=(Restarts(lambda *_: "; a remedy"),))
         for number, end in enumerate(End):
             name = f"file {number}"
             transfer = ledger.open(

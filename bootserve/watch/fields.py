@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 from bootserve.events import Event, Fields
 
 if TYPE_CHECKING:
-    from bootserve.watch.ledger import End, Transfer
+    from bootserve.watch.ledger import Transfer
 
 
-def of_transfer(transfer: Transfer, end: End, reason: str, now: float) -> Fields:
-    """The fields of a transfer that has ended.
-
-    Args:
-        now: seconds of the ledger's clock.
-    """
+def of_transfer(transfer: Transfer) -> Fields:
+    """The fields of a transfer that has ended."""
+    assert transfer.end is not None
+    assert transfer.ended is not None
     return {
         "event": Event.TRANSFER,
         "protocol": transfer.protocol,
         "client": transfer.client,
         "machine": transfer.machine,
+        "arch": transfer.arch,
         "name": transfer.name,
         "sent": transfer.sent,
         "total": transfer.total,
-        "seconds": round(now - transfer.started, 3),
-        "end": end.name.lower(),
+        "seconds": round(transfer.ended - transfer.started, 3),
+        "end": transfer.end.token,
         "verdict": transfer.verdict,
-        "reason": reason,
+        "pauses": transfer.pauses or None,
+        "reason": transfer.reason,
         **{what.replace(" ", "_"): count for what, count in transfer.details.items() if count},
     }
 

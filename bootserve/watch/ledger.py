@@ -269,5 +269,5 @@ class Ledger:
             more,
             end.value,
             f" ({printable(reason)})" if reason else "",
-            extra=with_fields(of_transfer, transfer, end, reason, now),
+            extra=with_fields(of_transfer, transfer),
         )

@@ -22,14 +22,16 @@ from bootserve.tftp.server import TftpRequestInfo, TftpServer
 from bootserve.watch.budget import Budget
 from bootserve.watch.health import Health
 from bootserve.watch.ledger import Ledger, Transfer
+from bootserve.watch.metrics import Metrics
 from bootserve.watch.restarts import Restarts
+from bootserve.watch.tally import Tally
 
 _OWN_DESCRIPTORS: Final = 4
 """What the event loop and its helpers open when there is something to do."""
 
 
-def watched_ledger(settings: Settings, catalog: Catalog) -> Ledger:
-    """A ledger that reports restart loops and, as the settings have it, moves those in them."""
+def watch_restarts(settings: Settings, catalog: Catalog) -> Restarts:
+    """Report restart loops and, as the settings have it, move the machines in them."""
 
     def remedy(transfer: Transfer, name: str) -> str:
         if transfer.protocol != "HTTP":
@@ -43,7 +45,7 @@ def watched_ledger(settings: Settings, catalog: Catalog) -> Ledger:
             return f" (the slow lane would change nothing; its lane stays: {lane})"
         return f" ({'moved to' if is_news else 'already in'} the slow lane: {lane})"
 
-    return Ledger(observers=(Restarts(remedy),))
+    return Restarts(remedy)
 
 
 class Assembly:
@@ -57,7 +59,9 @@ class Assembly:
         self._settings = settings
         self._doors = doors
         self.catalog = Catalog(settings)
-        self.ledger = watched_ledger(settings, self.catalog)
+        restarts = watch_restarts(settings, self.catalog)
+        tally = Tally()
+        self.ledger = Ledger(observers=(tally, restarts))
         limit = raised_descriptor_limit()
         self.budget = Budget(limit, open_descriptors() + _OWN_DESCRIPTORS)
         self.catalog.assets.limit_openers(self.budget.spare // 2)
@@ -68,6 +72,7 @@ class Assembly:
             slow={
                 f"asset root {root}": partial(_root_trouble, root) for root in settings.assets.roots
             },
+            loops=lambda: restarts.loops,
             extra=self._figures,
         )
         app = create_app(
@@ -76,6 +81,7 @@ class Assembly:
             ledger=self.ledger,
             budget=self.budget,
             health=self.health,
+            metrics=Metrics(self.ledger, tally, self.health),
         )
         self.http = HttpServer(
             http_config(settings, app),

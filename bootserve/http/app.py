@@ -27,6 +27,8 @@ from bootserve.text import printable
 from bootserve.watch.budget import Budget
 from bootserve.watch.health import Health
 from bootserve.watch.ledger import Ledger
+from bootserve.watch.metrics import Metrics
+from bootserve.watch.tally import Tally
 
 _REMEMBERED = 1024
 _LONG_QUERY = 1024
@@ -51,17 +53,20 @@ def create_app(
     ledger: Ledger | None = None,
     budget: Budget | None = None,
     health: Health | None = None,
+    metrics: Metrics | None = None,
 ) -> ASGIApp:
     """Return the ASGI application.
 
     Args:
-        catalog, ledger, budget, health: those of the process, if other doors share them; else its
-            own.
+        catalog, ledger, budget, health, metrics: those of the process, if other doors share them;
+            else its own. Whoever gives a ``ledger`` gives the ``metrics``, too, which observe it.
     """
-    ledger = ledger or Ledger()
+    tally = Tally()
+    ledger = ledger or Ledger(observers=(tally,))
     budget = budget or Budget()
     health = health or Health(budget, ledger)
-    return _App(_Routes(settings, catalog or Catalog(settings), ledger, budget, health))
+    metrics = metrics or Metrics(ledger, tally, health)
+    return _App(_Routes(settings, catalog or Catalog(settings), ledger, budget, health, metrics))
 
 
 class _App:
@@ -91,6 +96,8 @@ class _App:
             return self._routes.entry(scope)
         if path in ("/healthz", "/readyz"):
             return self._routes.health(is_ready=path == "/readyz")
+        if path == "/metrics":
+            return self._routes.metrics(scope)
         if path.startswith("/profile/"):
             return await self._routes.profile(scope, path[len("/profile/") :])
         if path.endswith("/" + AUTOEXEC):
@@ -120,12 +127,14 @@ class _Routes:
         ledger: Ledger,
         budget: Budget,
         health: Health,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._ledger = ledger
         self._budget = budget
         self._health = health
+        self._metrics = metrics
         self._urls = Memo[str, bool](_REMEMBERED)
         self._answers = Memo[str, _Script](_REMEMBERED_BYTES, lambda script: script.weight)
         self._askers = Memo[bytes, Asker](_REMEMBERED)
@@ -203,6 +212,11 @@ class _Routes:
         """What a monitor asks, from memory alone."""
         status, report = self._health.report(is_ready=is_ready)
         return JSONResponse(report, status, {"cache-control": "no-store"})
+
+    def metrics(self, scope: Scope) -> ASGIApp:
+        """What Prometheus asks for."""
+        body, content_type = self._metrics.render(header(scope, b"accept") or "")
+        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
 
     def _queue(self, client: str, name: str) -> ASGIApp:
         """Have a client wait for a descriptor outside: iPXE comes back, as often as it takes."""

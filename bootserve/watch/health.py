@@ -39,6 +39,7 @@ class Health:
     Args:
         quick: looks that cost nothing, taken at each report; their names are for the programmer.
         slow: looks that may wait for a disk, taken in threads by `run`.
+        loops: how many restart loops were found so far.
         extra: more figures for the report, by name.
         clock: monotonic seconds.
     """
@@ -50,6 +51,7 @@ class Health:
         *,
         quick: Mapping[str, Check] | None = None,
         slow: Mapping[str, Check] | None = None,
+        loops: Callable[[], int] = int,
         extra: Callable[[], Mapping[str, Any]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,6 +59,7 @@ class Health:
         self._ledger = ledger
         self._quick = dict(quick or {})
         self._slow = dict(slow or {})
+        self._loops = loops
         self._extra = extra
         self._clock = clock
         self._lags: deque[float] = deque(maxlen=_LAG_MEMORY)
@@ -78,29 +81,33 @@ class Health:
         Args:
             is_ready: whether it is asked if new work should be sent here.
         """
-        reasons = self._reasons(is_ready)
+        reasons = self.reasons(is_ready=is_ready)
+        verdict = {"status": "failing" if reasons else "ok", "reasons": reasons}
+        return 503 if reasons else 200, verdict | self.figures()
+
+    def figures(self) -> dict[str, Any]:
+        """Return what health is judged by, and what else is counted, by name."""
         budget = self._budget
         protocols: Counter[str] = Counter()
         silent = 0
         for transfer in self._ledger.live:
             protocols[transfer.protocol.lower()] += 1
             silent += transfer.verdict == Verdict.SILENT
-        report = {
-            "status": "failing" if reasons else "ok",
-            "reasons": reasons,
+        return {
             "transfers": {
                 "http": protocols["http"],
                 "tftp": protocols["tftp"],
                 "silent": silent,
                 "refused": budget.refused,
             },
+            "restart_loops": self._loops(),
             "descriptors": {"in_use": budget.in_use, "limit": budget.limit},
             "loop_lag_seconds": round(self.loop_lag, 4),
             **self._extra(),
         }
-        return 503 if reasons else 200, report
 
-    def _reasons(self, is_ready: bool) -> list[str]:
+    def reasons(self, *, is_ready: bool) -> list[str]:
+        """Return what is wrong, a sentence each; see `report`."""
         reasons = []
         budget = self._budget
         if not budget.is_healthy:

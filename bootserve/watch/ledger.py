@@ -59,6 +59,11 @@ class End(StrEnum):
         return self in (End.COMPLETE, End.UNCONFIRMED, End.OPTIONS_REFUSED, End.REPLACED)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the client got everything, as far as anybody can tell."""
+        return self in (End.COMPLETE, End.UNCONFIRMED)
+
+    @property
     def is_ours(self) -> bool:
         """Whether it was this server, or its disk, that broke the transfer off."""
         return self in (

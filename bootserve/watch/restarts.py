@@ -134,7 +134,7 @@ class Restarts:
     def ended(self, transfer: Transfer, end: End, now: float) -> None:
         name = _name(transfer)
         is_of_this_boot = self._close(name, transfer)
-        if end in (End.COMPLETE, End.UNCONFIRMED):
+        if end.is_whole:
             _drop(self._failed, name, transfer.name)
             # Attempts that it has given up in favour of this one begin no other loop.
             _drop(self._open, name, transfer.name)

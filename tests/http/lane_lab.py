@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from bootserve.assembly import watched_ledger
+from bootserve.assembly import watch_restarts
 from bootserve.catalog.catalog import Catalog
 from bootserve.http import lane as lanes
 from bootserve.http.app import create_app
@@ -26,6 +26,7 @@ from bootserve.http.protocol import BootProtocol
 from bootserve.http.server import HttpServer, http_config
 from bootserve.settings import load
 from bootserve.watch.budget import Budget
+from bootserve.watch.ledger import Ledger
 from tests.http.conftest import Door, read_response
 
 MAC = "52:54:00:12:34:56"
@@ -46,7 +47,7 @@ async def serving(
     listener = listener or open_listener(socket.AF_INET, LOCALHOST, 0)
     settings = load(None, {**tree, "assets": {"roots": [root]}})
     catalog = Catalog(settings)
-    ledger = watched_ledger(settings, catalog)
+    ledger = Ledger(observers=(watch_restarts(settings, catalog),))
     started = anyio.Event()
     budget = Budget()
     app = create_app(settings, catalog=catalog, ledger=ledger, budget=budget)

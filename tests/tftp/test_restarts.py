@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from bootserve.assembly import watched_ledger
+from bootserve.assembly import watch_restarts
 from bootserve.catalog.catalog import Catalog
 from bootserve.settings import load
 from bootserve.watch.ledger import Ledger
@@ -23,7 +23,7 @@ REFUSED = b"\0\5\0\x08only asking\0"
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     settings = load(None, {"assets": {"roots": [tmp_path]}, "lanes": {"auto_lane": True}})
-    return watched_ledger(settings, Catalog(settings))
+    return Ledger(observers=(watch_restarts(settings, Catalog(settings)),))
 
 
 async def give_up(running: Running, blocks: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import logging
 import os
@@ -105,6 +106,23 @@ def test_a_record_of_any_size_arrives(real: Journald, size: int) -> None:
     [record] = real.wait_for(1, f"RUN={run}")
     assert record["MESSAGE"] == text.encode()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_large_record_comes_as_a_file_that_nobody_can_change(tmp_path: Path) -> None:
+    """Without every seal journald takes it from root alone."""
+    path = tmp_path / "socket"
+    record = encode({"MESSAGE": "x" * 5_000_000})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reader:
+        reader.bind(str(path))
+        with contextlib.closing(Journal(path)) as journal_:
+            journal_.send(record)
+        data, descriptors, *_ = socket.recv_fds(reader, 1024, 4)
+    [descriptor] = descriptors
+    with os.fdopen(descriptor, "rb") as file:
+        seals = fcntl.fcntl(file, fcntl.F_GET_SEALS)
+        assert os.pread(descriptor, len(record) + 1, 0) == record
+    assert data == b""
+    assert seals == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 def _logger(path: Path, name: str = "test") -> tuple[logging.Logger, JournalWriter]:

@@ -64,6 +64,9 @@ Acquire::https::Timeout "30";
 #clear APT::Update::Post-Invoke-Success;
 """
 
+# For `apt-get indextargets`: "/etc/apt/sources.list.d/debian.sources:1".
+FILE_AND_ENTRY = "$(SOURCESENTRY)"
+
 
 class FetchError(RuntimeError):
     """Something could not be had from Debian's archive; the text is one sentence."""
@@ -104,7 +107,7 @@ def fetch(architecture: Architecture, say: Callable[[str], None] = print) -> Par
     except OSError as error:
         raise FetchError(f"The cache {directory} cannot be written: {error.strerror}.") from error
     with scratch as name:
-        apt = _Apt(Path(name), architecture)
+        apt = Apt(Path(name), architecture)
         say(f"Reading the index of Debian's {architecture} packages ...")
         apt.update()
         _take(apt, apt.kernels(), "./boot/vmlinuz-", wanted.kernel, say)
@@ -114,7 +117,7 @@ def fetch(architecture: Architecture, say: Callable[[str], None] = print) -> Par
 
 
 def _take(
-    apt: _Apt,
+    apt: Apt,
     packages: Sequence[str],
     member: str,
     target: Path,
@@ -172,7 +175,7 @@ def _extract(archive: Path, member: str, target: Path) -> None:
     raise FetchError(f"The package {archive.name} has no file {member.removeprefix('.')}*.")
 
 
-class _Apt:
+class Apt:
     """apt on a private state directory, for one architecture."""
 
     def __init__(self, directory: Path, architecture: Architecture) -> None:
@@ -207,6 +210,12 @@ class _Apt:
             columns = [column.strip() for column in line.split("|")]
             if len(columns) == 3 and not columns[2].endswith("Sources"):
                 yield f"{package}={columns[1]}"
+
+    def debian_sources(self) -> list[Path]:
+        """The host's files with sources (sources.list(5)) that are Debian's."""
+        done = self._run("apt-get", "indextargets", "--format", FILE_AND_ENTRY, "Origin: Debian")
+        files = [line.rpartition(":")[0] for line in done.stdout.splitlines()]
+        return [Path(name) for name in dict.fromkeys(files)]
 
     def download(self, package: str) -> Path:
         done = self._run("apt-get", "download", package)

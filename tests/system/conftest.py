@@ -1,0 +1,44 @@
+"""One machine for all of these tests, and nothing of it stays behind, whatever ends the run."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import needs
+
+from .image import CACHE, image
+from .machine import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _termination_cleans_up() -> Iterator[None]:
+    """A job cut short gets SIGTERM; taken as a Ctrl-C, it lets fixtures end what they began."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A booted Debian."""
+    needs.root()
+    for name, package in (
+        ("systemd-nspawn", "systemd-container"),
+        ("nsenter", "util-linux"),
+        ("setpriv", "util-linux"),
+    ):
+        needs.program(name, package)
+    parts = image()
+    if not parts.present():
+        pytest.skip(
+            f"there is no Debian system in {CACHE}: build it, as root, with"
+            " `.venv/bin/python -m tests.system.image`"
+        )
+    with Machine(parts, tmp_path_factory.mktemp("system")) as booted:
+        yield booted

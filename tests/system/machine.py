@@ -1,0 +1,233 @@
+"""A Debian machine with a systemd of its own, as a container: systemd-nspawn boots it in a second.
+
+It has its own processes, network (nothing but a loopback device) and files; the kernel is the
+host's. Commands are run in it by joining its namespaces, so it needs neither a console nor a
+network to be reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from tests import needs
+from tests.real.process import Process, wait_until
+
+from .image import CHECKOUT, Image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+BOOT_SECONDS = 60
+COMMAND_SECONDS = 60
+LINES = 60
+
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    # systemctl draws dots and waits for keys for a person.
+    "SYSTEMD_PAGER": "cat",
+    "TERM": "dumb",
+}
+
+# What the others of a checkout have made, or keep in it.
+_NOT_COPIED = shutil.ignore_patterns(
+    *(".git", ".venv", ".cache", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "dist")
+)
+
+
+class CommandFailed(AssertionError):
+    """A command in the machine ended with another status than it should."""
+
+
+class Machine(Process):
+    """A running machine; `root` is where its files are seen from outside."""
+
+    def __init__(self, image: Image, directory: Path) -> None:
+        self.root = directory / "root"
+        self.root.mkdir(mode=0o755)
+        subprocess.run(
+            [needs.program("tar", "tar"), "-C", self.root, "-xf", image.system, "--numeric-owner"],
+            check=True,
+        )
+        self.hostname = f"bootserve-test-{secrets.token_hex(4)}"
+        self._notices = _Notices(directory / "notify")
+        self._leader = 0
+        command: list[str | Path] = [
+            # A test run that is killed does not leave a machine behind.
+            *(needs.program("setpriv", "util-linux"), "--pdeathsig", "TERM", "--"),
+            *("env", f"NOTIFY_SOCKET={self._notices.path}"),
+            needs.program("systemd-nspawn", "systemd-container"),
+            *("--directory", self.root, "--machine", self.hostname, "--boot"),
+            *("--private-network", "--console=pipe", "--notify-ready=yes"),
+            # Nothing of the host's is to be seen in there, and nothing of it in the host.
+            *("--register=no", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
+        ]
+        if not Path("/run/systemd/system").is_dir():
+            # Nobody on this host could be asked for a scope.
+            command.append("--keep-unit")
+        super().__init__("machine", command, directory)
+
+    def __enter__(self) -> Self:
+        try:
+            with self.shown_on_failure():
+                wait_until(self._has_booted, BOOT_SECONDS, "a machine that has booted")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._notices.close()
+        for path in (self.root, Path("/run/systemd/nspawn/propagate") / self.hostname):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def stop(self, seconds: float = 20) -> int:
+        # nspawn lets the machine shut down at the first SIGTERM, and kills it at its own end.
+        status = super().stop(seconds)
+        if self._leader:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._leader, signal.SIGKILL)
+        return status
+
+    def _has_booted(self) -> bool:
+        if not self.running:
+            raise CommandFailed(f"systemd-nspawn ended with {self._popen.returncode}")
+        said = self._notices.read()
+        if leader := said.get("X_NSPAWN_LEADER_PID"):
+            self._leader = int(leader)
+        return said.get("READY") == "1" and self._leader != 0
+
+    # --- commands in it
+
+    def _inside(self, command: Sequence[str]) -> list[str]:
+        return [
+            *(needs.program("nsenter", "util-linux"), f"--target={self._leader}"),
+            *("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--"),
+            *command,
+        ]
+
+    def try_to(
+        self, *command: str, seconds: float = COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root, whatever its exit status will be."""
+        return subprocess.run(
+            self._inside(command),
+            env=_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+
+    def run(self, *command: str, seconds: float = COMMAND_SECONDS) -> str:
+        """Run a command as root that must succeed; what it printed."""
+        done = self.try_to(*command, seconds=seconds)
+        if done.returncode:
+            raise CommandFailed(
+                f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
+        return done.stdout
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a command whose output is read from a pipe; the caller ends it."""
+        return subprocess.Popen(
+            self._inside(command),
+            env=_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def prefix(self) -> list[str]:
+        """What runs a program of the host's in the machine's network."""
+        return [
+            *(needs.program("nsenter", "util-linux"), f"--target={self._leader}", "--net", "--")
+        ]
+
+    # --- what systemd says
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit, as in `systemctl show`."""
+        return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
+
+    def journal(self, *units: str, after: str = "") -> list[str]:
+        """The journal's messages of and about some units (of all, without any), the oldest first.
+
+        Args:
+            after: a cursor, see `cursor`.
+        """
+        chosen = [f"--unit={unit}" for unit in units]
+        if after:
+            chosen.append(f"--after-cursor={after}")
+        return self.run("journalctl", "--no-pager", "--quiet", "-o", "cat", *chosen).splitlines()
+
+    def cursor(self) -> str:
+        """Where the journal ends now."""
+        # Everything that was said before is to be in it.
+        self.run("journalctl", "--sync")
+        text = self.run("journalctl", "--no-pager", "--quiet", "-n", "1", "--show-cursor")
+        return text.rpartition("-- cursor: ")[2].strip()
+
+    def evidence_of(self, *units: str) -> str:
+        """What to look at when a test has failed."""
+        status = self.try_to("systemctl", "status", "--no-pager", "--full", "-n", "0", *units)
+        journal = self.try_to("journalctl", "--no-pager", "--quiet", "-n", str(LINES))
+        return f"--- systemctl status:\n{status.stdout}\n--- the journal's end:\n{journal.stdout}"
+
+    # --- files in it
+
+    def path(self, name: str) -> Path:
+        """A file of the machine, seen from outside. Not for what lies below /run or /tmp."""
+        return self.root / name.lstrip("/")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def copy_checkout(self, name: str) -> None:
+        """Copy the checkout that these tests are part of, without what was made in it."""
+        shutil.copytree(CHECKOUT, self.path(name), ignore=_NOT_COPIED, symlinks=True)
+
+
+class _Notices:
+    """What systemd-nspawn says of a machine by sd_notify(3)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        # A path of at most 107 bytes would do otherwise; pytest's are longer sometimes.
+        self._directory = os.open(path.parent, os.O_PATH)
+        self._socket.bind(f"/proc/self/fd/{self._directory}/{path.name}")
+        self._said: dict[str, str] = {}
+
+    def read(self) -> dict[str, str]:
+        """Everything that was said so far, of each variable the last value."""
+        with contextlib.suppress(BlockingIOError):
+            while text := self._socket.recv(4096).decode():
+                for line in text.splitlines():
+                    name, _, value = line.partition("=")
+                    self._said[name] = value
+        return self._said
+
+    def close(self) -> None:
+        self._socket.close()
+        os.close(self._directory)

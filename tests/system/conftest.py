@@ -11,9 +11,10 @@ from tests import needs
 
 from .image import CACHE, image
 from .machine import Machine
+from .service import CONFIG, LARGE, SMALL, SOCKET, UNIT, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,3 +43,33 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         )
     with Machine(parts, tmp_path_factory.mktemp("system")) as booted:
         yield booted
+
+
+@pytest.fixture(scope="session")
+def installed(machine: Machine) -> Service:
+    """bootserve, installed as README says, with two files to serve."""
+    service = Service(machine)
+    service.bring_source(image())
+    service.make("install")
+    service.config = machine.path(CONFIG).read_text()
+    service.put("small", SMALL)
+    service.put("large", LARGE)
+    return service
+
+
+@pytest.fixture
+def service(installed: Service) -> Service:
+    """The service as a first client finds it: sockets that listen, and no process."""
+    installed.rest()
+    return installed
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    machine = getattr(item, "funcargs", {}).get("machine")
+    if report.failed and isinstance(machine, Machine) and machine.running:
+        report.sections.append(("the machine", machine.evidence_of(UNIT, SOCKET)))
+    return report

@@ -38,7 +38,7 @@ CACHE = Path(os.environ.get(CACHE_VARIABLE) or CHECKOUT / ".cache" / "system").a
 PACKAGES = (
     "systemd-sysv",  # systemd as the machine's init
     *("python3-venv", "make"),  # what README asks for
-    *("curl", "tftp-hpa"),  # clients
+    "curl",  # a client, of HTTP and TFTP
 )
 
 # What nobody reads in there is most of its files.
@@ -106,14 +106,17 @@ def _build_system(scratch: Path, target: Path, say: Callable[[str], None]) -> No
     settings = scratch / "acquire.conf"
     settings.write_text(_how_to_fetch())
     archive = scratch / "system.tar"
+    command: list[str | Path] = [
+        *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"),
+        f"--include={','.join(PACKAGES)}",
+        f"--aptopt={settings}",
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in WITHOUT),
+        _codename(),
+        archive,
+        *sources,
+    ]
     done = subprocess.run(
-        [
-            *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"),
-            f"--include={','.join(PACKAGES)}",
-            f"--aptopt={settings}",
-            *(f"--dpkgopt=path-exclude={pattern}" for pattern in WITHOUT),
-            *(_codename(), archive, *sources),
-        ],
+        command,
         env={**os.environ, "LC_ALL": "C.UTF-8"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

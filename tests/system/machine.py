@@ -23,7 +23,7 @@ from tests.real.process import Process, wait_until
 from .image import CHECKOUT, Image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
 BOOT_SECONDS = 60
@@ -84,6 +84,8 @@ class Machine(Process):
         except BaseException:
             self.__exit__(None, None, None)
             raise
+        # Nobody reads it any more, and a machine's systemd waits for whoever does not.
+        self._notices.close()
         return self
 
     def __exit__(
@@ -147,7 +149,7 @@ class Machine(Process):
         return done.stdout
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a command whose output is read from a pipe; the caller ends it."""
+        """Start a command whose output is read from pipes; the caller ends it."""
         return subprocess.Popen(
             self._inside(command),
             env=_ENVIRONMENT,
@@ -156,8 +158,23 @@ class Machine(Process):
             stderr=subprocess.PIPE,
         )
 
-    def prefix(self) -> list[str]:
-        """What runs a program of the host's in the machine's network."""
+    @contextlib.contextmanager
+    def running_command(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command, which must succeed, for as long as the block lasts."""
+        with self.start(*command) as process:
+            try:
+                yield process
+                printed, complained = process.communicate(timeout=COMMAND_SECONDS)
+            finally:
+                process.terminate()
+        if process.returncode:
+            raise CommandFailed(
+                f"{' '.join(command)} ended with {process.returncode}:\n"
+                f"{printed.decode(errors='replace')}{complained.decode(errors='replace')}"
+            )
+
+    def network(self) -> list[str]:
+        """What a program of the host's is started with to run in the machine's network."""
         return [
             *(needs.program("nsenter", "util-linux"), f"--target={self._leader}", "--net", "--")
         ]
@@ -214,9 +231,7 @@ class _Notices:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        # A path of at most 107 bytes would do otherwise; pytest's are longer sometimes.
-        self._directory = os.open(path.parent, os.O_PATH)
-        self._socket.bind(f"/proc/self/fd/{self._directory}/{path.name}")
+        self._socket.bind(str(path))
         self._said: dict[str, str] = {}
 
     def read(self) -> dict[str, str]:
@@ -230,4 +245,4 @@ class _Notices:
 
     def close(self) -> None:
         self._socket.close()
-        os.close(self._directory)
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,217 @@
+"""bootserve as systemd's service, in a Debian that has nothing else to do.
+
+Every test finds the socket units listening and the service not running, with the configuration
+that was installed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real import needs
+from tests.real.process import Process
+from tests.real.script_lab import BOOTED, HOST_SEEN_FROM_INSIDE, stub_kernel
+
+from .service import CONFIG, LARGE, SMALL, SOCKET, UNIT, Service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .machine import Machine
+
+MIB = 1 << 20
+REFUSED = 7  # curl's exit status
+
+MISTAKE = """
+[profiles.mistaken]
+kernl = "x86_64/vmlinuz"
+"""
+
+
+# --- what is installed
+
+
+def test_the_units_are_in_order(service: Service) -> None:
+    machine = service.machine
+    assert machine.run("systemd-analyze", "verify", UNIT, SOCKET) == ""
+    assert machine.run("systemctl", "is-enabled", SOCKET).strip() == "enabled"
+
+
+def test_the_sandbox_is_tight(service: Service) -> None:
+    text = service.machine.run("systemd-analyze", "security", "--no-pager", UNIT)
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", text)
+    assert found is not None
+    assert float(found[1]) <= 1.5, text
+
+
+# --- the first client starts it
+
+
+@pytest.mark.parametrize("door", ["http", "tftp"])
+def test_the_first_client_starts_it(service: Service, door: str) -> None:
+    assert service.state("ActiveState") == "inactive"
+    assert service.serves("small") if door == "http" else service.serves_by_tftp("small")
+    assert service.state("ActiveState") == "active"
+
+
+def test_it_runs_as_a_user_without_any_privilege(service: Service) -> None:
+    assert service.serves("small")
+    status = dict(
+        line.split(":\t", 1)
+        for line in service.machine.run("cat", f"/proc/{service.main_pid()}/status").splitlines()
+        if ":\t" in line
+    )
+    user = service.machine.run("id", "--user", "bootserve").strip()
+    assert user != "0"
+    assert set(status["Uid"].split()) == {user}
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == 0, name
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+
+
+def test_a_machine_boots_through_it(service: Service, tmp_path: Path) -> None:
+    """A BIOS with iPXE, which finds nothing else on its network."""
+    machine = service.machine
+    kernel = machine.path("/var/lib/bootserve/x86_64/proof")
+    kernel.parent.mkdir(exist_ok=True)
+    kernel.write_bytes(stub_kernel("proof"))
+    service.configure('[boot]\ndefault = "proof"\n[profiles.proof]\nkernel = "x86_64/proof"\n')
+    with _Bios(machine, tmp_path) as bios:
+        assert bios.wait_for(BOOTED, 120)[1] == "proof"
+
+
+def test_status_says_what_it_does(service: Service) -> None:
+    with service.download("large") as download:
+        download.read(MIB)
+        service.wait(lambda: "1 " in service.state("StatusText"), "a status with one transfer")
+        download.finish()
+
+
+def test_the_journal_tells_of_a_transfer(service: Service) -> None:
+    since = service.machine.cursor()
+    assert service.serves("small")
+    service.wait_said(f"small {SMALL} of {SMALL} bytes", since)
+
+
+# --- it is looked after
+
+
+def test_a_process_that_hangs_is_restarted(service: Service) -> None:
+    assert service.serves("small")
+    hung = service.main_pid()
+    restarts = int(service.state("NRestarts"))
+    service.machine.run("sh", "-c", f"kill -STOP {hung}")
+    service.wait(lambda: int(service.state("NRestarts")) > restarts, "a restart", 180)
+    service.wait_state("ActiveState", "active")
+    assert service.main_pid() not in (0, hung)
+    assert not service.is_alive(hung)
+    assert service.serves("small")
+    assert service.serves_by_tftp("small")
+
+
+def test_a_reload_cuts_nothing(service: Service) -> None:
+    with service.download("large") as slow:
+        slow.read(MIB)
+        old = service.main_pid()
+        since = service.machine.cursor()
+        service.machine.run("systemctl", "reload", UNIT)
+        new = service.main_pid()
+        assert new != old
+        assert service.serves("small")
+        assert service.serves_by_tftp("small")
+        # The old one is still there, for this client alone.
+        assert service.is_alive(old)
+        assert slow.received < LARGE / 2
+        assert slow.finish() == service.digests["large"]
+    service.wait(lambda: not service.is_alive(old), "the end of the process that was replaced")
+    assert service.main_pid() == new
+    assert service.state("ActiveState") == "active"
+    assert service.complaints(since) == []
+    # Whoever looks after the service now looks after the new process.
+    assert service.serves("small")
+
+
+def test_a_reload_with_a_mistake_in_the_configuration_changes_nothing(service: Service) -> None:
+    assert service.serves("small")
+    serving = service.main_pid()
+    service.configure(MISTAKE)
+    since = service.machine.cursor()
+    assert service.machine.try_to("systemctl", "reload", UNIT).returncode != 0
+    assert service.main_pid() == serving
+    assert service.serves("small")
+    service.wait_said("profiles.mistaken.kernl", since)
+
+
+def test_a_start_with_a_mistake_in_the_configuration_fails_with_a_sentence(
+    service: Service,
+) -> None:
+    service.machine.run("systemctl", "stop", SOCKET)
+    service.configure(MISTAKE)
+    since = service.machine.cursor()
+    assert service.machine.try_to("systemctl", "start", UNIT).returncode != 0
+    service.wait_said("profiles.mistaken.kernl", since)
+    assert service.state("ActiveState") == "failed"
+    said = service.said(since)
+    sentences = [line for line in said.splitlines() if "kernl" in line]
+    assert len(sentences) == 1, said
+    assert CONFIG in sentences[0]
+    assert "Traceback" not in said
+
+
+def test_a_stop_lets_a_download_end(service: Service) -> None:
+    machine = service.machine
+    with service.download("large") as slow:
+        slow.read(MIB)
+        # Told to stop both at once, systemd keeps the socket until the service has stopped.
+        machine.run("systemctl", "stop", SOCKET)
+        with machine.running_command("systemctl", "stop", UNIT) as stopping:
+            service.wait(
+                lambda: machine.try_to("curl", "-s", "http://127.0.0.1").returncode == REFUSED,
+                "refused connections",
+            )
+            assert service.state("ActiveState") == "deactivating"
+            assert stopping.poll() is None
+            assert slow.received < LARGE / 2
+            assert slow.finish() == service.digests["large"]
+    assert service.state("ActiveState") == "inactive"
+    assert service.state("Result") == "success"
+    assert service.state("ExecMainStatus") == "0"
+
+
+def test_whoever_comes_during_a_stop_is_served_by_the_next_process(service: Service) -> None:
+    """As long as the socket units listen, a stop is a restart when somebody wants something."""
+    with service.download("large") as slow:
+        slow.read(MIB)
+        old = service.main_pid()
+        with service.machine.running_command("systemctl", "stop", UNIT):
+            service.wait(lambda: not service.listens(old), "a process that listens no more")
+            with service.download("small") as waiting:
+                assert slow.finish() == service.digests["large"]
+                assert waiting.finish() == service.digests["small"]
+    assert service.state("ActiveState") == "active"
+    assert service.main_pid() != old
+
+
+class _Bios(Process):
+    """A virtual machine whose network ends at the service's loopback device."""
+
+    def __init__(self, machine: Machine, directory: Path) -> None:
+        console = directory / "bios.console"
+        super().__init__(
+            "bios",
+            [
+                *machine.network(),
+                needs.program("qemu-system-x86_64", "qemu-system-x86"),
+                *("-accel", "tcg", "-m", "64", "-nodefaults", "-no-reboot", "-nographic"),
+                *("-monitor", "none", "-serial", f"file:{console}"),
+                *("-netdev", f"user,id=n0,bootfile=http://{HOST_SEEN_FROM_INSIDE}/boot.ipxe"),
+                *("-device", "virtio-net-pci,netdev=n0,bootindex=1"),
+            ],
+            directory,
+        )
+        self.watched = console
+        self.evidence = [console, self.err]

@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where `make install` puts the program, and the root of the host that it is for.
+PREFIX ?= /opt/bootserve
+DESTDIR ?=
 # Versions are pinned for our own packages and for what builds them.
 # A relative path: pip splits this variable at blanks, which a checkout's path may have.
 export PIP_CONSTRAINT := .constraints.txt
@@ -10,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NO_INDEX = echo 'pip could not install, see above. It needs the network once, to reach PyPI or the \
 index of your pip configuration; a "conflict" with a pinned version mostly means that it could not.' >&2
 
-.PHONY: help run test bench bench-http bench-tftp proof fuzz lint demo clean
+.PHONY: help run test bench bench-http bench-tftp proof fuzz lint demo install uninstall clean
 
 help:
 	@echo 'make run    serve boot-assets/ now (ARGS="--config FILE ..." for options of bootserve serve)'
@@ -21,6 +24,9 @@ help:
 	@echo 'make proof  slow clients live, dead ones are found: 12 minutes, as root (ARGS="--scale 0.05 ...")'
 	@echo 'make fuzz   throw mutated packets at the TFTP door: 10 minutes (ARGS="--seconds 60 ...")'
 	@echo 'make lint   ruff and mypy'
+	@echo 'make install    as root: the program into /opt/bootserve, and systemd units; a server that runs'
+	@echo '                is upgraded (PREFIX=/srv/bootserve; DESTDIR=... for a package or an image)'
+	@echo 'make uninstall  stop the server and remove it; your configuration and assets stay'
 	@echo 'make clean  remove what the above have made'
 
 $(VENV)/bin/python:
@@ -71,6 +77,9 @@ lint: $(VENV)/.test
 
 demo: $(VENV)/.run
 	@$(BIN)/python -m tests.real.demo $(ARGS)
+
+install uninstall:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' systemd/install.sh $@
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

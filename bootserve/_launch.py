@@ -31,8 +31,9 @@ def main() -> None:
         os.dup2(copy, place, inheritable=True)
     os.environ["LISTEN_PID"] = str(os.getpid())
     # Our parent will tell the service manager that its main process is this one.
-    if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getppid()):
-        os.environ["SYSTEMD_EXEC_PID"] = str(os.getpid())
+    for variable in ("SYSTEMD_EXEC_PID", "WATCHDOG_PID"):
+        if os.environ.get(variable) == str(os.getppid()):
+            os.environ[variable] = str(os.getpid())
     os.environ["LISTEN_FDS"] = str(len(sockets))
     for place, (variable, _) in enumerate(named, _FIRST + len(sockets)):
         os.environ[variable] = str(place)

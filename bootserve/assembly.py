@@ -15,6 +15,7 @@ from bootserve.http.app import create_app
 from bootserve.http.door import Manners
 from bootserve.http.server import HttpServer, http_config
 from bootserve.http.zerocopy import own_files
+from bootserve.notify import Report, what_goes_on, what_is_left, what_is_served
 from bootserve.resources import affordable_sessions, open_descriptors, raised_descriptor_limit
 from bootserve.settings import Settings
 from bootserve.tftp.server import Manners as TftpManners
@@ -22,6 +23,7 @@ from bootserve.tftp.server import TftpRequestInfo, TftpServer
 from bootserve.watch.budget import Budget
 from bootserve.watch.health import Health
 from bootserve.watch.ledger import Ledger, Transfer
+from bootserve.watch.liveness import Verdict
 from bootserve.watch.metrics import Metrics
 from bootserve.watch.restarts import Restarts
 from bootserve.watch.tally import Tally
@@ -106,6 +108,18 @@ class Assembly:
         self.health.is_serving = False
         self.http.should_exit = True
         self.tftp.drain()
+
+    def report(self) -> Report:
+        """How this process is, for systemd. That it is busy makes it no less sound."""
+        live = self.ledger.live
+        if not self.health.is_serving:
+            return Report(what_is_left(len(live)), is_stopping=True)
+        if problem := self.http.problem or self._tftp_problem():
+            return Report(problem, is_sound=False)
+        clients = len({transfer.client for transfer in live})
+        silent = sum(transfer.verdict == Verdict.SILENT for transfer in live)
+        where = {"HTTP": self._doors.http_endpoints(), "TFTP": self._doors.tftp_endpoints()}
+        return Report(f"{what_is_served(where)}; {what_goes_on(len(live), clients, silent)}")
 
     def _tftp_manners(self, limit: int | None) -> TftpManners:
         wanted = self._settings.tftp

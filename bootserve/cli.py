@@ -141,6 +141,7 @@ def _prepare(
         supervisor=supervisor,
         memory=predecessor.memory,
         relay=predecessor.relay,
+        may_notify=predecessor.main,
     )
 
 

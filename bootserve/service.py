@@ -24,6 +24,7 @@ from bootserve.control import Json
 from bootserve.doors import Doors
 from bootserve.handover import HandoverFailed, NotNow, Start, how_it_ended, start_successor
 from bootserve.memory import recall, snapshot
+from bootserve.notify import Notifier
 from bootserve.resources import calm_collector
 from bootserve.runtime import ControlSocket, NoRuntimeDir, own_directory
 from bootserve.settings import Settings
@@ -69,6 +70,7 @@ class Service:
         supervisor: who is told of the process that takes over.
         memory: what the process that this one replaces knew, see `bootserve.memory`.
         relay: to the TFTP transfers of that process, see `bootserve.tftp.relay`.
+        may_notify: see `bootserve.notify.Notifier`.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Service:
         supervisor: Supervisor | None = None,
         memory: bytes = b"",
         relay: socket.socket | None = None,
+        may_notify: int | None = None,
     ) -> None:
         self._settings = settings
         self._doors = doors
@@ -88,6 +91,10 @@ class Service:
         self._start = start or Start.of_this_process()
         self._supervisor = supervisor or Supervisor.of_this_process(has_predecessor=False)
         self._terminal = Terminal()
+        # Before descriptors are counted.
+        self._notifier = Notifier(
+            self._supervisor.notify_socket, self._supervisor.watchdog, may_notify
+        )
         self._parts = Assembly(settings, doors, self._is_ready)
         recall(self._parts.catalog, memory, with_slowed=settings.lanes.auto_lane)
         self._relay = relay
@@ -122,6 +129,7 @@ class Service:
                         doors.start_soon(self._http.serve, self._doors.http)
                     self._tasks.cancel_scope.cancel()
         finally:
+            self._notifier.close()
             self._doors.close()
             tell_all()
         if not self._was_cut:
@@ -158,32 +166,41 @@ class Service:
             raise HandoverFailed(why_not)
         logger.info("upgrading: starting a new process")
         process: subprocess.Popen[bytes] | None = None
-        relay = self._parts.tftp.relay_to_successor()
-        try:
-            with anyio.CancelScope() as self._upgrading:
-                process = await start_successor(
-                    self._start,
-                    self._doors.to_hand_over(),
-                    memory=snapshot(self._parts.catalog),
-                    others={} if relay is None else {RELAY_VARIABLE: relay.fileno()},
-                )
-        finally:
-            self._upgrading = None
+        with contextlib.ExitStack() as stack:
+            try:
+                others = stack.enter_context(self._supervisor.succession())
+            except OSError as error:
+                raise HandoverFailed(
+                    f"a new process cannot be started: {error.strerror}"
+                ) from error
+            relay = self._parts.tftp.relay_to_successor()
             if relay is not None:
-                relay.close()
-        if process is not None:
-            # Where no thread is to be had, a dead one remains until this process ends.
-            with contextlib.suppress(RuntimeError):
-                threading.Thread(target=_reap, args=(process,), daemon=True).start()
-            if not self._is_draining():
-                self._tell_supervisor(process)
-                return process
-            process.terminate()
+                stack.enter_context(relay)
+                others[RELAY_VARIABLE] = relay.fileno()
+            try:
+                with anyio.CancelScope() as self._upgrading:
+                    process = await start_successor(
+                        self._start,
+                        self._doors.to_hand_over(),
+                        memory=snapshot(self._parts.catalog),
+                        others=others,
+                    )
+            finally:
+                self._upgrading = None
+            if process is not None:
+                # Where no thread is to be had, a dead one remains until this process ends.
+                with contextlib.suppress(RuntimeError):
+                    threading.Thread(target=_reap, args=(process,), daemon=True).start()
+                if not self._is_draining():
+                    self._tell_supervisor(process)
+                    return process
+                process.terminate()
         raise NotNow("it was told to stop meanwhile")
 
     def _tell_supervisor(self, process: subprocess.Popen[bytes]) -> None:
         try:
             self._supervisor.tell_successor(process.pid)
+            self._notifier.resign()
         except OSError as error:
             process.terminate()
             raise HandoverFailed(
@@ -196,6 +213,7 @@ class Service:
         if self._state is State.STARTING:
             self._state = State.SERVING
             self._on_ready()
+            self._tasks.start_soon(self._notifier.run, self._parts.report)
             # One that came during the start has waited (see `bootserve.__main__`): before now,
             # there was nothing that could be handed over.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -209,7 +227,7 @@ class Service:
             task_status.started()
             async for number in signals:
                 if number != signal.SIGHUP:
-                    self._stop()
+                    self._stop(number)
                 elif not self._terminal.is_gone():
                     self._tasks.start_soon(self._upgrade_on_signal)
                 else:
@@ -227,17 +245,18 @@ class Service:
         with contextlib.suppress(HandoverFailed):
             await self.upgrade()
 
-    def _stop(self) -> None:
-        self._stop_signals += 1
+    def _stop(self, number: int) -> None:
+        if self._stop_signals == 0 or not self._supervisor.repeats(number):
+            self._stop_signals += 1
         if self._stop_signals > 1:
             self._cut("stopped")
         elif not self._is_draining():
             self._drain("stopping")
         else:
             logger.info(
-                "stopping already; transfers that go on to their end: %d"
-                " (a second signal cuts them off)",
+                "stopping already; transfers that go on to their end: %d (%s cuts them off)",
                 len(self._ledger.live),
+                self._supervisor.what_cuts,
             )
 
     def _drain(self, why: str) -> None:
@@ -247,12 +266,13 @@ class Service:
         if self._upgrading is not None:
             self._upgrading.cancel()
         logger.info(
-            "%s: no new requests; transfers that go on to their end: %d"
-            " (a second signal cuts them off)",
+            "%s: no new requests; transfers that go on to their end: %d (%s cuts them off)",
             why,
             len(self._ledger.live),
+            self._supervisor.what_cuts,
         )
         self._parts.drain()
+        self._notifier.look()
         # Mostly transfers have sockets of their own, and a successor may have this port now.
         if not self._parts.tftp.needs_sockets:
             for sock in self._doors.tftp:

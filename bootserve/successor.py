@@ -25,6 +25,10 @@ MEMORY_VARIABLE: Final = "BOOTSERVE_MEMORY_FD"
 RELAY_VARIABLE: Final = "BOOTSERVE_TFTP_RELAY_FD"
 """Names the descriptor of a relay to the predecessor's TFTP transfers. Not a setting."""
 
+MAIN_VARIABLE: Final = "BOOTSERVE_MAIN_FD"
+"""Names the descriptor of a pipe that ends when systemd has been told of the new process. Not a
+setting."""
+
 LONGEST_MEMORY: Final = 32 << 20
 """Bytes of it; what is longer is not read to its end."""
 
@@ -69,14 +73,20 @@ class Predecessor:
         pipe: where to tell it; it is ours from now on.
         memory: what it knew.
         relay: to its TFTP transfers, if these use the listening port; whoever takes it closes it.
+        main: a pipe that ends when systemd knows this process; whoever takes it closes it.
     """
 
     def __init__(
-        self, pipe: int | None, memory: bytes = b"", relay: socket.socket | None = None
+        self,
+        pipe: int | None,
+        memory: bytes = b"",
+        relay: socket.socket | None = None,
+        main: int | None = None,
     ) -> None:
         self._pipe = pipe
         self.memory = memory
         self.relay = relay
+        self.main = main
 
     @property
     def is_there(self) -> bool:
@@ -92,6 +102,7 @@ class Predecessor:
             _adopt(environ.pop(VARIABLE, ""), stat.S_ISFIFO),
             b"" if memory is None else _read_all(memory),
             None if relay is None else socket.socket(fileno=relay),
+            _adopt(environ.pop(MAIN_VARIABLE, ""), stat.S_ISFIFO),
         )
 
     def tell_ready(self) -> None:

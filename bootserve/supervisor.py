@@ -7,13 +7,17 @@ a container ends with its PID 1, or with the only child of an init that is made 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bootserve.notify import socket_name, watchdog_time
+from bootserve.successor import MAIN_VARIABLE
 from bootserve.text import as_word
 
 EXEC_PID: Final = "SYSTEMD_EXEC_PID"
@@ -35,12 +39,14 @@ class Supervisor:
         init: what PID 1 is called, if it has started this process itself.
         has_started_us: whether systemd says that this is its service's main process.
         notify_socket: where sd_notify(3) messages go, or empty.
+        watchdog: seconds after which systemd ends this process if it hears nothing, if it does.
     """
 
     pid: int
     init: str = ""
     has_started_us: bool = False
     notify_socket: str = ""
+    watchdog: float | None = None
 
     @classmethod
     def of_this_process(
@@ -54,7 +60,21 @@ class Supervisor:
             _name_of_init() if is_child_of_init else "",
             environ.get(EXEC_PID) == str(pid),
             environ.get("NOTIFY_SOCKET", ""),
+            watchdog_time(environ, pid),
         )
+
+    def repeats(self, number: int) -> bool:
+        """Whether this signal may come again without anybody's impatience.
+
+        systemd sends SIGTERM to every process of a service that stops, and once more to those that
+        are left when the main one has gone (systemd.kill(5)): older ones, which still drain.
+        """
+        return self.has_started_us and number == signal.SIGTERM
+
+    @property
+    def what_cuts(self) -> str:
+        """What a person has to do, after the first signal, for transfers to be cut off."""
+        return "SIGINT" if self.has_started_us else "a second signal"
 
     def why_not(self) -> str | None:
         """Why this process must not leave to another one; ``None`` if it may."""
@@ -80,6 +100,22 @@ class Supervisor:
         if self.notify_socket:
             _notify(self.notify_socket, "READY=1")
 
+    @contextlib.contextmanager
+    def succession(self) -> Iterator[dict[str, int]]:
+        """Hold a successor's tongue until `tell_successor` has been called; raises OSError.
+
+        Returns what is to be handed over to it: descriptors by the variables that tell of them.
+        """
+        if not self.notify_socket:
+            yield {}
+            return
+        reading, writing = os.pipe()
+        try:
+            yield {MAIN_VARIABLE: reading}
+        finally:
+            os.close(reading)
+            os.close(writing)
+
     def tell_successor(self, pid: int) -> None:
         """Say which process is the service's from now on; raises OSError."""
         if self.has_started_us:
@@ -94,9 +130,7 @@ def _name_of_init() -> str:
 
 
 def _notify(address: str, message: str) -> None:
-    # "@" stands for the zero byte of an abstract one, see unix(7).
-    name = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(_PATIENCE)
-        sock.connect(name)
+        sock.connect(socket_name(address))
         sock.sendall(message.encode())

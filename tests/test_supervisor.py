@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import signal
 import socket
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bootserve.supervisor import Supervisor
 from tests import needs
-from tests.family import DEADLINE, Family, family
-
-CONFIG = """
-[http]
-listen = ["127.0.0.1:0"]
-[tftp]
-listen = "off"
-[service]
-runtime_dir = "run"
-"""
-
-# As systemd does it between fork() and execve().
-_SYSTEMD = """
-import os, sys
-os.environ["SYSTEMD_EXEC_PID"] = str(os.getpid())
-if sys.argv[1]:
-    os.environ["NOTIFY_SOCKET"] = sys.argv[1]
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-@contextlib.contextmanager
-def _service(folder: Path, notify_socket: str) -> Iterator[Family]:
-    launcher = (sys.executable, "-c", _SYSTEMD, notify_socket)
-    with family(folder, CONFIG, launcher=launcher) as found:
-        yield found
-
+from tests.family import Family, family, is_running, wait_until
+from tests.manager import CONFIG, manager, service
 
 def _is_serving(server: Family) -> bool:
     banner = server.banner()
@@ -53,19 +26,20 @@ def test_systemd_is_told_of_readiness_and_of_every_new_main_process(
     is_abstract: bool, tmp_path: Path
 ) -> None:
     address = f"@bootserve-test-{os.getpid()}" if is_abstract else str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.settimeout(DEADLINE)
-        manager.bind(address.replace("@", "\0"))
-        with _service(tmp_path, address) as server:
-            assert manager.recv(4096) == b"READY=1"
-            for _ in range(2):
-                new = server.replace()
-                assert manager.recv(4096) == f"MAINPID={new}".encode()
-            assert server.leave() == 0
+    with manager(address) as systemd, service(tmp_path, address) as server:
+        first = systemd.receive()
+        assert (first.pid, first.fields) == (server.pid, {"READY": "1"})
+        for _ in range(2):
+            new = server.replace()
+            systemd.wait_for("MAINPID", str(new))
+            # It speaks for itself from then on, and not before.
+            systemd.wait_for("STATUS", pid=new)
+        assert server.leave() == 0
+        assert systemd.refused == []
 
 
 def test_a_service_whose_manager_cannot_be_told_is_not_upgraded(tmp_path: Path) -> None:
-    with _service(tmp_path, "") as server:
+    with service(tmp_path, "") as server:
         done = server.upgrade()
         assert done.returncode == 1
         [line] = done.stderr.splitlines()
@@ -75,7 +49,7 @@ def test_a_service_whose_manager_cannot_be_told_is_not_upgraded(tmp_path: Path) 
 
 
 def test_a_manager_that_does_not_listen_any_more_keeps_the_old_process(tmp_path: Path) -> None:
-    with _service(tmp_path, str(tmp_path / "nobody")) as server:
+    with service(tmp_path, str(tmp_path / "nobody")) as server:
         done = server.upgrade()
         assert done.returncode == 1
         [line] = done.stderr.splitlines()

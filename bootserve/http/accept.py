@@ -28,6 +28,9 @@ _RETRY: Final = 1.0
 """Seconds after which a socket that was left alone is looked at again, if nothing was given back
 meanwhile: descriptors run short outside this process, too, and newcomers become idle."""
 
+_FAILURES: Final = 5
+"""Attempts in a row that fail for no known reason before the socket counts as broken."""
+
 _SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _GONE_ALREADY: Final = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR)
@@ -61,8 +64,18 @@ class Acceptor:
         self._arriving: set[asyncio.Task[None]] = set()
         self._is_listening = False
         self._is_stopped = False
+        self._failures = 0
         self._retry: asyncio.TimerHandle | None = None
         state.budget.count(lambda: len(self._arriving))
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps connections from being accepted, or ``None``; too few descriptors do not."""
+        if self._is_stopped:
+            return None
+        if self._listener.fileno() == -1:
+            return "HTTP: a listening socket was closed"
+        return "HTTP: cannot accept, see the log" if self._failures >= _FAILURES else None
 
     def start(self) -> None:
         self._listen()
@@ -100,7 +113,13 @@ class Acceptor:
             self._retry.cancel()
             self._retry = None
         if seconds is not None:
-            self._retry = self._loop.call_later(seconds, self._listen)
+            self._retry = self._loop.call_later(seconds, self._try_again)
+
+    def _try_again(self) -> None:
+        self._listen()
+        if self._failures:
+            # Nobody may come for long, and what was wrong may be over.
+            self._accept()
 
     def _accept(self) -> None:
         for _ in range(PER_TURN):
@@ -117,6 +136,7 @@ class Acceptor:
         try:
             sock, _ = self._listener.accept()
         except BlockingIOError:
+            self._failures = 0
             return False
         except OSError as error:
             if error.errno in _GONE_ALREADY:
@@ -125,9 +145,11 @@ class Acceptor:
                 self._state.close_idle(self._loop.time())
                 self._wait_for_descriptors(describe(error))
             else:
+                self._failures += 1
                 _shortages.log(logging.ERROR, "HTTP: cannot accept: %s", describe(error))
                 self._leave_alone(_RETRY)
             return False
+        self._failures = 0
         sock.setblocking(False)
         task = self._loop.create_task(self._welcome(sock))
         self._arriving.add(task)

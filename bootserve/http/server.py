@@ -73,6 +73,11 @@ class HttpServer(uvicorn.Server):
         self._acceptors: list[Acceptor] = []
         self._sweep = Sweep(self.state)
 
+    @property
+    def problem(self) -> str | None:
+        """What keeps connections from being accepted, in a sentence, or ``None``."""
+        return next((found for acceptor in self._acceptors if (found := acceptor.problem)), None)
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._sweep.run)

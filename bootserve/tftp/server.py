@@ -209,11 +209,13 @@ class TftpServer:
             try:
                 datagram, peer = sockets.receive(port.sock, MAX_REQUEST + 1)
             except BlockingIOError:
+                self._failures = 0
                 return
             except OSError as error:
                 self._failures += 1
                 self._defects.log(logging.WARNING, "TFTP: cannot receive: %s", error)
-                return
+                # It may be over, and nobody come for long to show it.
+                continue
             self._failures = 0
             try:
                 self._take(port, datagram, peer)

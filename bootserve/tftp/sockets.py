@@ -97,6 +97,9 @@ def prepare(sock: socket.socket) -> None:
         (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER),
         (_SO_SNDBUFFORCE, socket.SO_SNDBUF, RECEIVE_BUFFER),
     ):
+        # systemd's ReceiveBuffer= may have done it, and we could only lower it. Linux doubles it.
+        if sock.getsockopt(socket.SOL_SOCKET, asked) >= 2 * size:
+            continue
         try:
             # Beyond net.core.rmem_max and wmem_max, with CAP_NET_ADMIN.
             sock.setsockopt(socket.SOL_SOCKET, forced, size)

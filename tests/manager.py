@@ -83,7 +83,9 @@ class Manager:
         end = time.monotonic() + DEADLINE
         while time.monotonic() < end:
             message = self.receive()
-            if value in message.fields.get(name, "\0") and pid in (None, message.pid):
+            if pid not in (None, message.pid):
+                continue
+            if name in message.fields and value in message.fields[name]:
                 return message
         raise AssertionError(f"nobody said {name}={value}")
 

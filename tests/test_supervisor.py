@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pytest
 
 from bootserve.supervisor import Supervisor
 from tests import needs
-from tests.family import Family, family, is_running, wait_until
+from tests.family import Family, family
 from tests.manager import CONFIG, manager, service
+
 
 def _is_serving(server: Family) -> bool:
     banner = server.banner()

@@ -51,6 +51,7 @@ def installed(machine: Machine) -> Service:
     service = Service(machine)
     service.bring_source(image())
     service.make("install")
+    machine.run("systemctl", "enable", "--now", "bootserve")
     service.config = machine.path(CONFIG).read_text()
     service.put("small", SMALL)
     service.put("large", LARGE)

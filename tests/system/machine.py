@@ -8,6 +8,7 @@ network to be reached.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -195,6 +196,19 @@ class Machine(Process):
         if after:
             chosen.append(f"--after-cursor={after}")
         return self.run("journalctl", "--no-pager", "--quiet", "-o", "cat", *chosen).splitlines()
+
+    def said_by_processes(self, unit: str, after: str) -> list[list[str]]:
+        """What each of a unit's processes has said since a cursor, the oldest process first."""
+        text = self.run(
+            *("journalctl", "--no-pager", "--quiet", "-o", "json", f"--after-cursor={after}"),
+            f"--unit={unit}",
+        )
+        found: dict[str, list[str]] = {}
+        for entry in map(json.loads, text.splitlines()):
+            # systemd's own words about the unit are no process's of it.
+            if entry["_PID"] != "1":
+                found.setdefault(entry["_PID"], []).append(entry["MESSAGE"])
+        return list(found.values())
 
     def cursor(self) -> str:
         """Where the journal ends now."""

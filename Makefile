@@ -13,12 +13,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NO_INDEX = echo 'pip could not install, see above. It needs the network once, to reach PyPI or the \
 index of your pip configuration; a "conflict" with a pinned version mostly means that it could not.' >&2
 
-.PHONY: help run test bench bench-http bench-tftp proof fuzz lint demo install uninstall clean
+.PHONY: help run test test-system bench bench-http bench-tftp proof fuzz lint demo install uninstall clean
 
 help:
 	@echo 'make run    serve boot-assets/ now (ARGS="--config FILE ..." for options of bootserve serve)'
 	@echo 'make demo   netboot a virtual machine on this terminal, without root'
 	@echo 'make test   run the tests (ARGS="-k NAME ..." for options of pytest)'
+	@echo 'make test-system  the installed service under a systemd of its own: 2 minutes, as root'
 	@echo 'make bench  measure beside nginx, tftpd-hpa and others, as root, on an idle machine: half an hour'
 	@echo '            (ARGS="--quick"; make bench-http or bench-tftp for one of both, with more options)'
 	@echo 'make proof  slow clients live, dead ones are found: 12 minutes, as root (ARGS="--scale 0.05 ...")'
@@ -54,6 +55,10 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+test-system: $(VENV)/.test
+	$(BIN)/python -m tests.system.image
+	$(BIN)/python -m pytest tests/system $(ARGS)
 
 bench: bench-http bench-tftp
 

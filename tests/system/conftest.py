@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,8 @@ def installed(machine: Machine) -> Service:
     service.make("install")
     machine.run("systemctl", "enable", "--now", "bootserve")
     service.config = machine.path(CONFIG).read_text()
-    service.put("small", SMALL)
-    service.put("large", LARGE)
+    service.put("small", os.urandom(SMALL))
+    service.put("large", os.urandom(LARGE))
     return service
 
 

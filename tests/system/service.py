@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -31,6 +30,8 @@ _WHEELS = "/root/wheels"
 LARGE = 128 << 20
 SMALL = 3 << 20
 
+_WARNING = 4
+
 SECONDS = 60
 INSTALL_SECONDS = 300
 
@@ -41,6 +42,9 @@ class Service:
 
     machine: Machine
     config: str = ""
+    """The configuration as it was installed."""
+    files_before: frozenset[str] = frozenset()
+    """What was there before anything was installed."""
     digests: dict[str, str] = field(default_factory=dict)
 
     # --- installing
@@ -49,6 +53,13 @@ class Service:
         """Copy the checkout and what it needs into the machine, which has no network."""
         self.machine.copy_checkout(SOURCE)
         shutil.copytree(image.wheels, self.machine.path(_WHEELS))
+        self.files_before = self.machine.files()
+
+    def edit_source(self, name: str, old: str, new: str) -> None:
+        path = self.machine.path(f"{SOURCE}/{name}")
+        text = path.read_text()
+        assert old in text, name
+        path.write_text(text.replace(old, new, 1))
 
     def make(self, target: str) -> str:
         return self.machine.run(
@@ -57,9 +68,8 @@ class Service:
             seconds=INSTALL_SECONDS,
         )
 
-    def put(self, name: str, size: int) -> None:
-        """Put noise below the asset root."""
-        data = os.urandom(size)
+    def put(self, name: str, data: bytes) -> None:
+        """Put a file below the asset root."""
         path = self.machine.path(f"{ASSETS}/{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -93,6 +103,16 @@ class Service:
     def main_pid(self) -> int:
         return int(self.machine.show(UNIT, "MainPID"))
 
+    def restarts(self) -> int:
+        """How often systemd has started it again by itself."""
+        return int(self.state("NRestarts"))
+
+    def reload_alone(self) -> None:
+        """Let another process take over, and wait until it is the only one."""
+        old = self.main_pid()
+        self.machine.run("systemctl", "reload", UNIT)
+        self.wait(lambda: not self.is_alive(old), "the end of the process that was replaced")
+
     def is_alive(self, pid: int) -> bool:
         """Whether a process of the machine is there, by its number in there."""
         return self.machine.try_to("test", "-d", f"/proc/{pid}").returncode == 0
@@ -120,13 +140,21 @@ class Service:
         self.wait(lambda: words in self.said(after), f"{words!r} in the journal of {UNIT}")
 
     def said(self, after: str) -> str:
-        """What it has said, and systemd of it, since a cursor."""
-        return "\n".join(self.machine.journal(UNIT, after=after))
+        """What its processes have said, and systemd of it, since a cursor."""
+        return "\n".join(entry.message for entry in self.machine.journal(UNIT, after))
+
+    def said_by_processes(self, after: str) -> list[list[str]]:
+        """What each of its processes has said since a cursor, the oldest process first."""
+        found: dict[int, list[str]] = {}
+        for entry in self.machine.journal(UNIT, after):
+            if not entry.is_systemds:
+                found.setdefault(entry.pid, []).append(entry.message)
+        return list(found.values())
 
     def complaints(self, after: str) -> list[str]:
-        """What systemd itself has warned of this unit since a cursor."""
-        text = self.machine.run(
-            *("journalctl", "--no-pager", "--quiet", "-o", "cat", f"--after-cursor={after}"),
-            *("--priority=warning", "_PID=1", f"UNIT={UNIT}"),
-        )
-        return text.splitlines()
+        """What systemd itself has warned of since a cursor."""
+        return [
+            entry.message
+            for entry in self.machine.journal(UNIT, after)
+            if entry.is_systemds and entry.priority <= _WARNING
+        ]

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import bootserve
 from tests.real import needs
 from tests.real.process import Process
 from tests.real.script_lab import BOOTED, HOST_SEEN_FROM_INSIDE, stub_kernel
 
-from .service import CONFIG, LARGE, SMALL, SOCKET, UNIT, Service
+from .service import ASSETS, CONFIG, LARGE, SMALL, SOCKET, UNIT, Service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 MIB = 1 << 20
+OUR_VERSION = f'"{bootserve.__version__}"'
+NEXT_VERSION = '"99.1"'
+
 REFUSED = 7  # curl's exit status
+
+# WatchdogSec= of the unit, and all that comes after it.
+WATCHDOG_SECONDS = 120
 
 MISTAKE = """
 [profiles.mistaken]
@@ -76,9 +83,7 @@ def test_it_runs_as_a_user_without_any_privilege(service: Service) -> None:
 def test_a_machine_boots_through_it(service: Service, tmp_path: Path) -> None:
     """A BIOS with iPXE, which finds nothing else on its network."""
     machine = service.machine
-    kernel = machine.path("/var/lib/bootserve/x86_64/proof")
-    kernel.parent.mkdir(exist_ok=True)
-    kernel.write_bytes(stub_kernel("proof"))
+    service.put("x86_64/proof", stub_kernel("proof"))
     service.configure('[boot]\ndefault = "proof"\n[profiles.proof]\nkernel = "x86_64/proof"\n')
     with _Bios(machine, tmp_path) as bios:
         assert bios.wait_for(BOOTED, 120)[1] == "proof"
@@ -105,17 +110,37 @@ def test_the_journal_tells_of_a_transfer(service: Service) -> None:
 # --- it is looked after
 
 
-def test_a_process_that_hangs_is_restarted(service: Service) -> None:
+@pytest.mark.parametrize("process", ["the first", "one that has taken over"])
+def test_a_process_that_hangs_is_restarted(service: Service, process: str) -> None:
     assert service.serves("small")
+    if process != "the first":
+        service.reload_alone()
     hung = service.main_pid()
-    restarts = int(service.state("NRestarts"))
+    restarts = service.restarts()
     service.machine.run("sh", "-c", f"kill -STOP {hung}")
-    service.wait(lambda: int(service.state("NRestarts")) > restarts, "a restart", 180)
+    service.wait(lambda: service.restarts() > restarts, "a restart", WATCHDOG_SECONDS)
     service.wait_state("ActiveState", "active")
     assert service.main_pid() not in (0, hung)
     assert not service.is_alive(hung)
     assert service.serves("small")
     assert service.serves_by_tftp("small")
+
+
+@pytest.mark.parametrize("process", ["the first", "one that has taken over"])
+def test_a_process_that_dies_is_restarted(service: Service, process: str) -> None:
+    assert service.serves("small")
+    if process != "the first":
+        service.reload_alone()
+    dead = service.main_pid()
+    restarts = service.restarts()
+    since = service.machine.cursor()
+    service.machine.run("sh", "-c", f"kill -KILL {dead}")
+    # The sockets have never been closed: who comes now waits, and is served.
+    assert service.serves("small")
+    assert service.restarts() > restarts
+    assert service.main_pid() not in (0, dead)
+    # It is the end of the process that was noticed, not the silence after it.
+    assert "status=9/KILL" in service.said(since)
 
 
 def test_a_reload_cuts_nothing(service: Service) -> None:
@@ -135,9 +160,9 @@ def test_a_reload_cuts_nothing(service: Service) -> None:
     service.wait(lambda: not service.is_alive(old), "the end of the process that was replaced")
     assert service.main_pid() == new
     assert service.state("ActiveState") == "active"
-    assert service.complaints(since) == []
-    # Whoever looks after the service now looks after the new process.
-    assert service.serves("small")
+    # Of no message from a process that may not send any, for one. That the new process is the old
+    # one's child is true, and no longer when that one has left.
+    assert [one for one in service.complaints(since) if "not our child" not in one] == []
 
 
 def test_a_reload_with_a_mistake_in_the_configuration_changes_nothing(service: Service) -> None:
@@ -159,7 +184,7 @@ def test_a_start_with_a_mistake_in_the_configuration_says_it_and_is_tried_again(
     since = machine.cursor()
     assert machine.try_to("systemctl", "start", UNIT).returncode != 0
     service.wait_said("profiles.mistaken.kernl", since)
-    first, *_ = machine.said_by_processes(UNIT, since)
+    first, *_ = service.said_by_processes(since)
     assert len(first) == 1, first
     assert first[0].startswith(f"bootserve: {CONFIG}: profiles.mistaken.kernl: ")
     # Who comes now finds the socket, and waits.
@@ -198,6 +223,49 @@ def test_whoever_comes_during_a_stop_is_served_by_the_next_process(service: Serv
                 assert waiting.finish() == service.digests["small"]
     assert service.state("ActiveState") == "active"
     assert service.main_pid() != old
+
+
+# --- it is installed again, and removed
+
+
+def test_an_installation_upgrades_what_runs_and_keeps_the_configuration(service: Service) -> None:
+    service.configure("# As it is here.")
+    with service.download("large") as slow:
+        slow.read(MIB)
+        old = service.main_pid()
+        since = service.machine.cursor()
+        service.edit_source("bootserve/__init__.py", OUR_VERSION, NEXT_VERSION)
+        service.edit_source("pyproject.toml", OUR_VERSION, NEXT_VERSION)
+        # What a new version would have changed in its example.
+        service.edit_source("systemd/bootserve.toml", "[http]", "# New.\n[http]")
+        said = service.make("install")
+        new = service.main_pid()
+        assert new != old
+        service.wait_said(f"bootserve {NEXT_VERSION}".replace('"', ""), since)
+        assert service.serves("small")
+        assert slow.received < LARGE / 2
+        assert slow.finish() == service.digests["large"]
+    service.wait(lambda: not service.is_alive(old), "the end of the process that was replaced")
+    assert service.main_pid() == new
+    config = service.machine.path(CONFIG).read_text()
+    assert config.endswith("# As it is here.")
+    assert "# New." not in config
+    assert "# New." in service.machine.path(f"{CONFIG}.new").read_text()
+    assert f"{CONFIG} is kept as it is" in said
+
+
+def test_what_is_removed_leaves_what_is_yours(service: Service) -> None:
+    """The last one: nothing is there any more after it."""
+    assert service.serves("small")
+    service.configure("# As it is here.")
+    service.make("uninstall")
+    assert service.machine.try_to("systemctl", "cat", UNIT).returncode != 0
+    assert service.machine.try_to("curl", "-s", "http://127.0.0.1").returncode == REFUSED
+    left = service.machine.files() - service.files_before
+    yours = {CONFIG, *(f"{ASSETS}/{name}" for name in service.digests)}
+    # And the folders that they lie in.
+    assert {name for name in left if not service.machine.path(name).is_dir()} == yours
+    assert all(name.startswith(("/etc/bootserve", ASSETS)) for name in left), left
 
 
 class _Bios(Process):

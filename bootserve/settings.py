@@ -26,6 +26,7 @@ from pydantic_settings import (
 from bootserve.catalog.entries import Machine, Profile, Section
 from bootserve.catalog.model import ProfileName
 from bootserve.config_errors import ENV_PREFIX, ConfigError, did_you_mean, explain
+from bootserve.credentials import fill_in
 from bootserve.sections import (
     AgentSettings,
     AssetSettings,
@@ -128,6 +129,8 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     config = config_file(config)
     _refuse_whole_sections()
     tree = _read_toml(config) if config else {}
+    if problems := fill_in(tree):
+        raise ConfigError([f"{config}: {problem}" for problem in problems])
     token = _file.set(tree)
     try:
         return Settings(**(flags or {}))

@@ -211,6 +211,24 @@ def test_a_stop_lets_a_download_end(service: Service) -> None:
     assert service.machine.try_to("curl", "-s", "http://127.0.0.1").returncode == REFUSED
 
 
+def test_a_stop_lets_downloads_of_a_replaced_process_end(service: Service) -> None:
+    with service.download("large") as first:
+        first.read(MIB)
+        service.machine.run("systemctl", "reload", UNIT)
+        with service.download("large") as second:
+            second.read(MIB)
+            main = service.main_pid()
+            with service.machine.running_command("systemctl", "stop", SOCKET, UNIT):
+                service.wait(lambda: not service.listens(main), "a process that listens no more")
+                assert second.finish() == service.digests["large"]
+                # Then systemd sends SIGTERM once more to what is left.
+                service.wait(lambda: not service.is_alive(main), "the end of the main process")
+                assert first.received < LARGE / 2
+                assert first.finish() == service.digests["large"]
+    assert service.state("ActiveState") == "inactive"
+    assert service.state("Result") == "success"
+
+
 def test_whoever_comes_during_a_stop_is_served_by_the_next_process(service: Service) -> None:
     """As long as the socket units listen, a stop is a restart when somebody wants something."""
     with service.download("large") as slow:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from .machine import Machine
 
+MIB = 1 << 20
+REFUSED = 7
+"""curl's exit status where nobody listens."""
+
 SECONDS = 60
 _PIECE = 1 << 16
 

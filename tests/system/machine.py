@@ -244,6 +244,12 @@ class Machine(Process):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
+    def write_secret(self, name: str, text: str) -> None:
+        """Write a file that root alone can read, in a folder that is there."""
+        path = self.path(name)
+        path.touch(mode=0o600)
+        path.write_text(text)
+
     def files(self) -> frozenset[str]:
         """Everything in its file system that lives longer than a boot, but for the journal."""
         text = self.run("find", "/", "-xdev", "-path", "/var/log/journal", "-prune", "-o", "-print")

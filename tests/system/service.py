@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 UNIT = "bootserve.service"
 SOCKET = "bootserve.socket"
+SECRET = "/etc/bootserve/secrets/token"
 CONFIG = "/etc/bootserve/bootserve.toml"
 ASSETS = "/var/lib/bootserve"
 
@@ -81,6 +82,7 @@ class Service:
 
     def rest(self) -> None:
         """Back to the start: the configuration as it was installed, sockets, and no process."""
+        self.machine.path(SECRET).unlink(missing_ok=True)
         self.machine.write(CONFIG, self.config)
         self.machine.run("systemctl", "stop", SOCKET, UNIT)
         self.machine.run("systemctl", "reset-failed")

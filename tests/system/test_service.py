@@ -11,26 +11,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import bootserve
 from tests.real import needs
 from tests.real.process import Process
 from tests.real.script_lab import BOOTED, HOST_SEEN_FROM_INSIDE, stub_kernel
 
-from .service import ASSETS, CONFIG, LARGE, SMALL, SOCKET, UNIT, Service
+from .client import MIB, REFUSED
+from .service import CONFIG, LARGE, SECRET, SMALL, SOCKET, UNIT, Service
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .machine import Machine
 
-MIB = 1 << 20
-OUR_VERSION = f'"{bootserve.__version__}"'
-NEXT_VERSION = '"99.1"'
-
-REFUSED = 7  # curl's exit status
-
 # WatchdogSec= of the unit, and all that comes after it.
 WATCHDOG_SECONDS = 120
+
+PROOF = """
+[boot]
+default = "proof"
+
+[profiles.proof]
+kernel = "x86_64/proof"
+cmdline = "token={credential:secret_token}"
+"""
 
 MISTAKE = """
 [profiles.mistaken]
@@ -80,13 +83,21 @@ def test_it_runs_as_a_user_without_any_privilege(service: Service) -> None:
     assert status["Seccomp"] == "2"
 
 
-def test_a_machine_boots_through_it(service: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("process", ["the first", "one that has taken over"])
+def test_a_machine_boots_through_it_with_a_secret_of_systemds(
+    service: Service, tmp_path: Path, process: str
+) -> None:
     """A BIOS with iPXE, which finds nothing else on its network."""
-    machine = service.machine
     service.put("x86_64/proof", stub_kernel("proof"))
-    service.configure('[boot]\ndefault = "proof"\n[profiles.proof]\nkernel = "x86_64/proof"\n')
-    with _Bios(machine, tmp_path) as bios:
-        assert bios.wait_for(BOOTED, 120)[1] == "proof"
+    service.machine.write_secret(SECRET, "s3cr3t")
+    service.configure(PROOF)
+    if process != "the first":
+        assert service.serves("small")
+        service.reload_alone()
+    with _Bios(service.machine, tmp_path) as bios:
+        booted = bios.wait_for(BOOTED, 120)
+    assert booted[1] == "proof"
+    assert "token=s3cr3t" in booted[3].split()
 
 
 def test_status_says_what_it_does(service: Service) -> None:
@@ -241,49 +252,6 @@ def test_whoever_comes_during_a_stop_is_served_by_the_next_process(service: Serv
                 assert waiting.finish() == service.digests["small"]
     assert service.state("ActiveState") == "active"
     assert service.main_pid() != old
-
-
-# --- it is installed again, and removed
-
-
-def test_an_installation_upgrades_what_runs_and_keeps_the_configuration(service: Service) -> None:
-    service.configure("# As it is here.")
-    with service.download("large") as slow:
-        slow.read(MIB)
-        old = service.main_pid()
-        since = service.machine.cursor()
-        service.edit_source("bootserve/__init__.py", OUR_VERSION, NEXT_VERSION)
-        service.edit_source("pyproject.toml", OUR_VERSION, NEXT_VERSION)
-        # What a new version would have changed in its example.
-        service.edit_source("systemd/bootserve.toml", "[http]", "# New.\n[http]")
-        said = service.make("install")
-        new = service.main_pid()
-        assert new != old
-        service.wait_said(f"bootserve {NEXT_VERSION}".replace('"', ""), since)
-        assert service.serves("small")
-        assert slow.received < LARGE / 2
-        assert slow.finish() == service.digests["large"]
-    service.wait(lambda: not service.is_alive(old), "the end of the process that was replaced")
-    assert service.main_pid() == new
-    config = service.machine.path(CONFIG).read_text()
-    assert config.endswith("# As it is here.")
-    assert "# New." not in config
-    assert "# New." in service.machine.path(f"{CONFIG}.new").read_text()
-    assert f"{CONFIG} is kept as it is" in said
-
-
-def test_what_is_removed_leaves_what_is_yours(service: Service) -> None:
-    """The last one: nothing is there any more after it."""
-    assert service.serves("small")
-    service.configure("# As it is here.")
-    service.make("uninstall")
-    assert service.machine.try_to("systemctl", "cat", UNIT).returncode != 0
-    assert service.machine.try_to("curl", "-s", "http://127.0.0.1").returncode == REFUSED
-    left = service.machine.files() - service.files_before
-    yours = {CONFIG, *(f"{ASSETS}/{name}" for name in service.digests)}
-    # And the folders that they lie in.
-    assert {name for name in left if not service.machine.path(name).is_dir()} == yours
-    assert all(name.startswith(("/etc/bootserve", ASSETS)) for name in left), left
 
 
 class _Bios(Process):

@@ -240,6 +240,16 @@ def test_a_stop_lets_downloads_of_a_replaced_process_end(service: Service) -> No
     assert service.state("Result") == "success"
 
 
+def test_a_stop_can_be_cut_short(service: Service) -> None:
+    with service.download("large") as slow:
+        slow.read(MIB)
+        with service.machine.running_command("systemctl", "stop", SOCKET, UNIT):
+            service.wait_state("StatusText", "draining, 1 transfer to go")
+            service.machine.run("systemctl", "kill", "--signal=INT", UNIT)
+    assert service.state("ActiveState") == "failed"
+    assert service.state("Result") == "exit-code"
+
+
 def test_whoever_comes_during_a_stop_is_served_by_the_next_process(service: Service) -> None:
     """As long as the socket units listen, a stop is a restart when somebody wants something."""
     with service.download("large") as slow:

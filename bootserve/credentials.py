@@ -70,7 +70,8 @@ def _value(dollar: str, name: str, environ: Mapping[str, str]) -> str:
         raise _Unusable(
             f"names the credential {name!r}, and no credentials were handed over"
             f" (${VARIABLE} is not set); systemd's LoadCredential= does it, and to try it by hand"
-            " set the variable to a directory with a file of this name"
+            " set the variable to a directory with a file of this name, which is"
+            " /run/credentials/bootserve.service as long as the service runs"
         )
     try:
         text = (Path(directory) / name).read_text(encoding="utf-8").removesuffix("\n")

@@ -157,6 +157,9 @@ put_folders() {
 
 install() {
     check_arguments install
+    if [ -z "$DESTDIR" ] && ! command -v systemd-sysusers >/dev/null; then
+        fail "this host has no systemd, whose units these are; make run needs none"
+    fi
     build
     put_config
     mkdir -p "$staging/share/bootserve"

@@ -251,7 +251,7 @@ from bootserve.service import Service
 ready = Service._is_ready
 def stop_when_ready(self):
     ready(self)
-    self._stop()
+    self._stop(15)
 Service._is_ready = stop_when_ready
 sys.argv[0] = "bootserve"
 bootserve.cli.main()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from bootserve.catalog.assets import Source
 from bootserve.catalog.catalog import Catalog
+from bootserve.catalog.names import NameQuirk
 from bootserve.catalog.roots import root_problem
 from bootserve.doors import Doors
 from bootserve.http.app import create_app
@@ -18,6 +19,7 @@ from bootserve.http.zerocopy import own_files
 from bootserve.notify import Report, what_goes_on, what_is_left, what_is_served
 from bootserve.resources import affordable_sessions, open_descriptors, raised_descriptor_limit
 from bootserve.settings import Settings
+from bootserve.tftp.quirks import Quirk
 from bootserve.tftp.server import Manners as TftpManners
 from bootserve.tftp.server import TftpRequestInfo, TftpServer
 from bootserve.watch.budget import Budget
@@ -30,6 +32,8 @@ from bootserve.watch.tally import Tally
 
 _OWN_DESCRIPTORS: Final = 4
 """What the event loop and its helpers open when there is something to do."""
+
+_QUIRKS: Final = tuple(quirk.value for quirk in (*Quirk, *NameQuirk))
 
 
 def watch_restarts(settings: Settings, catalog: Catalog) -> Restarts:
@@ -83,7 +87,7 @@ class Assembly:
             ledger=self.ledger,
             budget=self.budget,
             health=self.health,
-            metrics=Metrics(self.ledger, tally, self.health),
+            metrics=Metrics(self.ledger, tally, self.health, quirks=_QUIRKS),
         )
         self.http = HttpServer(
             http_config(settings, app),
@@ -149,7 +153,10 @@ class Assembly:
                 "idle": state.idle,
                 "silent": state.silent,
             },
-            "tftp": {"sessions": self.tftp.sessions, "quirks": dict(self.tftp.quirks)},
+            "tftp": {
+                "sessions": self.tftp.sessions,
+                "quirks": dict(self.tftp.quirks),
+            },
         }
 
     async def _open_for_tftp(self, request: TftpRequestInfo) -> Source:

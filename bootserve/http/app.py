@@ -97,7 +97,7 @@ class _App:
         if path in ("/healthz", "/readyz"):
             return self._routes.health(is_ready=path == "/readyz")
         if path == "/metrics":
-            return self._routes.metrics(scope)
+            return await self._routes.metrics(scope)
         if path.startswith("/profile/"):
             return await self._routes.profile(scope, path[len("/profile/") :])
         if path.endswith("/" + AUTOEXEC):
@@ -213,9 +213,9 @@ class _Routes:
         status, report = self._health.report(is_ready=is_ready)
         return JSONResponse(report, status, {"cache-control": "no-store"})
 
-    def metrics(self, scope: Scope) -> ASGIApp:
+    async def metrics(self, scope: Scope) -> ASGIApp:
         """What Prometheus asks for."""
-        body, content_type = self._metrics.render(header(scope, b"accept") or "")
+        body, content_type = await self._metrics.render(header(scope, b"accept") or "")
         return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
 
     def _queue(self, client: str, name: str) -> ASGIApp:

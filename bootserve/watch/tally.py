@@ -4,14 +4,13 @@ Rules of this module:
 
 * A transfer costs a few additions, about a microsecond: nothing is locked, and nothing is spelt out
   before somebody asks.
-* Every key is a tuple of words of our own. What clients say of themselves (names, addresses, MAC
+* Every key is made of words of our own. What clients say of themselves (names, addresses, MAC
   addresses) is in none of them, so that no client can make the sums grow in number.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -28,11 +27,7 @@ RATES: Final = (1e3, 1e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9, 3e9, 1e10
 MEANINGFUL: Final = 1 << 20
 """Bytes from which on the rate of a transfer says something of a client's line."""
 
-_UNKNOWN: Final = "unknown"
-_UNSEEN: Final = "none"
-
-Kind = tuple[str, str]
-"""Protocol and architecture."""
+_WHOLE: Final = frozenset(end for end in End if end.is_whole)
 
 
 class Histogram:
@@ -63,29 +58,44 @@ class Histogram:
         return found
 
 
+class Sums:
+    """What the transfers of one protocol and architecture that have ended come to."""
+
+    __slots__ = (
+        "durations",
+        "ends",
+        "first_bytes",
+        "pauses",
+        "rates",
+        "sent",
+        "sent_again",
+        "stalled",
+    )
+
+    def __init__(self) -> None:
+        self.ends: dict[tuple[str, End], int] = {}
+        """How many, by the last verdict before the end, empty if there was none, and by the end."""
+        self.sent = 0
+        """Bytes that clients got."""
+        self.durations = Histogram(DURATIONS)
+        self.first_bytes = Histogram(FIRST_BYTES)
+        self.rates = Histogram(RATES)
+        """Of those that came to a good end, of `MEANINGFUL` size."""
+        self.pauses = 0
+        self.stalled = 0.0
+        """Pauses, and seconds without progress."""
+        self.sent_again = 0
+        """Blocks of TFTP that went out more than once."""
+
+
 class Tally:
     """An observer of the ledger that sums up. All times are in seconds, sizes in bytes."""
 
     def __init__(self) -> None:
-        self.ends: Counter[tuple[str, str, str, str]] = Counter()
-        """Transfers by protocol, architecture, last verdict, and end."""
-        self.sent: Counter[Kind] = Counter()
-        """What clients got in transfers that have ended."""
-        self.durations: dict[Kind, Histogram] = {}
-        self.first_bytes: dict[Kind, Histogram] = {}
-        self.rates: dict[Kind, Histogram] = {}
-        """Of transfers that came to a good end, of `MEANINGFUL` size."""
-        self.pauses: Counter[str] = Counter()
-        self.stalled: dict[str, float] = {}
-        """By protocol: pauses, and seconds without progress."""
-        self.sent_again = 0
-        """Blocks of TFTP that went out more than once."""
+        self.kinds: dict[tuple[str, str], Sums] = {}
+        """By protocol and architecture, as transfers have them."""
         self.scripts = 0
         """Scripts for machines that boot."""
-
-    @staticmethod
-    def kind(transfer: Transfer) -> Kind:
-        return transfer.protocol.lower(), transfer.arch or _UNKNOWN
 
     def began(self, transfer: Transfer) -> None:
         pass
@@ -94,25 +104,25 @@ class Tally:
         self.scripts += 1
 
     def ended(self, transfer: Transfer, end: End, now: float) -> None:
-        kind = protocol, arch = self.kind(transfer)
-        self.ends[protocol, arch, transfer.verdict or _UNSEEN, end.token] += 1
-        self.sent[kind] += transfer.sent
-        seconds = now - transfer.started
-        _of(self.durations, kind, DURATIONS).add(seconds)
-        if transfer.first_byte is not None:
-            _of(self.first_bytes, kind, FIRST_BYTES).add(transfer.first_byte - transfer.started)
-        if end.is_whole and transfer.total >= MEANINGFUL and seconds > 0:
-            _of(self.rates, kind, RATES).add(transfer.sent / seconds)
-        if transfer.pauses:
-            self.pauses[protocol] += transfer.pauses
-        if transfer.stalled:
-            self.stalled[protocol] = self.stalled.get(protocol, 0.0) + transfer.stalled
+        kind = transfer.protocol, transfer.arch
+        sums = self.kinds.get(kind)
+        if sums is None:
+            sums = self.kinds[kind] = Sums()
+        how = transfer.verdict, end
+        sums.ends[how] = sums.ends.get(how, 0) + 1
+        sent = transfer.sent
+        # What a look has seen was told already, and may not be taken back.
+        sums.sent += sent if sent >= transfer.seen else transfer.seen
+        started = transfer.started
+        seconds = now - started
+        sums.durations.add(seconds)
+        first_byte = transfer.first_byte
+        if first_byte is not None:
+            sums.first_bytes.add(first_byte - started)
+        if transfer.total >= MEANINGFUL and seconds > 0 and end in _WHOLE:
+            sums.rates.add(sent / seconds)
+        if transfer.looked_at:
+            sums.pauses += transfer.pauses
+            sums.stalled += transfer.stalled
         if transfer.details:
-            self.sent_again += transfer.details.get(SENT_AGAIN, 0)
-
-
-def _of(histograms: dict[Kind, Histogram], kind: Kind, bounds: Sequence[float]) -> Histogram:
-    found = histograms.get(kind)
-    if found is None:
-        found = histograms[kind] = Histogram(bounds)
-    return found
+            sums.sent_again += transfer.details.get(SENT_AGAIN, 0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootserve.catalog.model import Arch
-from bootserve.watch.ledger import End, Ledger
+from bootserve.watch.ledger import SENT_AGAIN, End, Ledger
 from bootserve.watch.liveness import Verdict
 from bootserve.watch.tally import DURATIONS, MEANINGFUL, Histogram, Tally
 
@@ -49,23 +49,29 @@ def test_every_end_is_counted_by_words_of_our_own(
     tally = Tally()
     now = 100.0
     ledger = Ledger(lambda: now, observers=(tally,))
-    expected: Counter[tuple[str, str, str, str]] = Counter()
+    expected: Counter[tuple[str, str, str, End]] = Counter()
     for protocol, arch, text, end, verdict, size in what:
         transfer = ledger.open(
             protocol=protocol, client=text, machine=text, name=text, total=size, arch=arch
         )
         transfer.sent = size
+        transfer.details = {SENT_AGAIN: 2}
         if verdict is not None:
             transfer.look(verdict, now)
         now += 2.0
         transfer.close(end, text)
-        words = (protocol.lower(), str(arch) or "unknown", verdict or "none", end.name.lower())
-        expected[words] += 1
-    assert tally.ends == expected
-    assert sum(tally.sent.values()) == sum(size for *_, size in what)
-    assert sum(histogram.up_to()[-1][1] for histogram in tally.durations.values()) == len(what)
-    assert tally.pauses.total() == sum(verdict is Verdict.PAUSED for *_, verdict, _ in what)
-    assert sum(histogram.up_to()[-1][1] for histogram in tally.rates.values()) == sum(
+        expected[protocol, arch, verdict or "", end] += 1
+    kinds = tally.kinds.values()
+    assert expected == {
+        (*kind, *how): count
+        for kind, sums in tally.kinds.items()
+        for how, count in sums.ends.items()
+    }
+    assert sum(sums.sent for sums in kinds) == sum(size for *_, size in what)
+    assert sum(sums.durations.up_to()[-1][1] for sums in kinds) == len(what)
+    assert sum(sums.pauses for sums in kinds) == sum(v is Verdict.PAUSED for *_, v, _ in what)
+    assert sum(sums.sent_again for sums in kinds) == 2 * len(what)
+    assert sum(sums.rates.up_to()[-1][1] for sums in kinds) == sum(
         end in (End.COMPLETE, End.UNCONFIRMED) and size >= MEANINGFUL for *_, end, _, size in what
     )
 
@@ -77,6 +83,9 @@ def test_the_first_byte_counts_from_the_request() -> None:
         protocol="HTTP", client="c", machine=None, name="f", total=9, arch="i386", asked=99.0
     )
     first.sends(99.5)
-    ledger.open(protocol="HTTP", client="c", machine=None, name="f", total=9).close(End.CLIENT_LEFT)
+    ledger.open(protocol="HTTP", client="c", machine=None, name="f", total=9, arch="i386").close(
+        End.CLIENT_LEFT
+    )
     first.close(End.COMPLETE)
-    assert {kind: seen.sum for kind, seen in tally.first_bytes.items()} == {("http", "i386"): 0.5}
+    sums = tally.kinds["HTTP", "i386"]
+    assert (sums.first_bytes.sum, sums.first_bytes.up_to()[-1][1]) == (0.5, 1)

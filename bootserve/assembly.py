@@ -28,6 +28,7 @@ from bootserve.watch.ledger import Ledger, Transfer
 from bootserve.watch.liveness import Verdict
 from bootserve.watch.metrics import Metrics
 from bootserve.watch.restarts import Restarts
+from bootserve.watch.status import Status
 from bootserve.watch.tally import Tally
 
 _OWN_DESCRIPTORS: Final = 4
@@ -59,9 +60,16 @@ class Assembly:
 
     Args:
         on_ready: called once, when the HTTP door is open.
+        state: where the process is in its life, in a word.
     """
 
-    def __init__(self, settings: Settings, doors: Doors, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        doors: Doors,
+        on_ready: Callable[[], None],
+        state: Callable[[], str],
+    ) -> None:
         self._settings = settings
         self._doors = doors
         self.catalog = Catalog(settings)
@@ -81,6 +89,13 @@ class Assembly:
             loops=lambda: restarts.loops,
             extra=self._figures,
         )
+        self.status = Status(
+            self.ledger,
+            self.health,
+            state=state,
+            http=[str(endpoint) for endpoint in doors.http_endpoints()],
+            tftp=[str(endpoint) for endpoint in doors.tftp_endpoints()],
+        )
         app = create_app(
             settings,
             catalog=self.catalog,
@@ -88,6 +103,7 @@ class Assembly:
             budget=self.budget,
             health=self.health,
             metrics=Metrics(self.ledger, tally, self.health, quirks=_QUIRKS),
+            status=self.status,
         )
         self.http = HttpServer(
             http_config(settings, app),

@@ -2,6 +2,10 @@
 
 One JSON object on a line each way: ``{"command": "state"}`` gets the command's answer, or
 ``{"error": "..."}``. Only our own user and root are talked to.
+
+Requests, and most answers, are lines of at most `LONGEST` bytes. A report is a longer one, written
+while it is made, so that it holds up neither the event loop nor anybody else: whoever does not read
+it in time loses the conversation.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -27,11 +31,17 @@ _troubles = QuietLog(logger)
 LONGEST: Final = 64 * 1024
 """Bytes of a line."""
 
+LONGEST_REPORT: Final = 256 << 20
+"""Bytes of a report that its reader takes; ten thousand transfers are 5 MB."""
+
 _CLIENTS: Final = 8
 """Conversations at once; more wait in the kernel's queue."""
 
 _PATIENCE: Final = 10.0
 """Seconds that a client may take to say something, or to take what it is told."""
+
+_REPORT_PATIENCE: Final = 30.0
+"""Seconds that a report may take from its first byte to its last one."""
 
 _ACCEPT_PAUSE: Final = 1.0
 
@@ -39,6 +49,11 @@ _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid; see 
 
 Json = dict[str, Any]
 Command = Callable[[], Awaitable[Json]]
+Report = Callable[[Json], AsyncGenerator[bytes, None]]
+"""Gets the whole request, for its arguments; raises ValueError, with a sentence, for what is wrong
+with them. What it returns is a line without its end, in pieces."""
+
+_NO_REPORTS: Final[Mapping[str, Report]] = {}
 
 
 def peer_uid(connection: socket.socket) -> int:
@@ -65,7 +80,11 @@ def decode(line: bytes) -> Json:
     return message
 
 
-async def serve(listener: socket.socket, commands: Mapping[str, Command]) -> None:
+async def serve(
+    listener: socket.socket,
+    commands: Mapping[str, Command],
+    reports: Mapping[str, Report] = _NO_REPORTS,
+) -> None:
     """Answer until cancelled.
 
     Args:
@@ -83,11 +102,14 @@ async def serve(listener: socket.socket, commands: Mapping[str, Command]) -> Non
                 await anyio.sleep(_ACCEPT_PAUSE)
                 continue
             free.acquire_nowait()
-            tasks.start_soon(_talk, client, commands, free)
+            tasks.start_soon(_talk, client, commands, reports, free)
 
 
 async def _talk(
-    client: socket.socket, commands: Mapping[str, Command], free: anyio.Semaphore
+    client: socket.socket,
+    commands: Mapping[str, Command],
+    reports: Mapping[str, Report],
+    free: anyio.Semaphore,
 ) -> None:
     try:
         with client, contextlib.suppress(OSError):
@@ -99,7 +121,10 @@ async def _talk(
                     line, rest = await _read_line(client, rest)
                 if patience.cancelled_caught or not line:
                     return
-                answer = await _answer(line, commands)
+                answer = await _answer(line, commands, reports)
+                if not isinstance(answer, dict):
+                    await _stream(client, answer)
+                    continue
                 # Whoever asked for our end is still to hear of it.
                 with anyio.move_on_after(_PATIENCE, shield=True):
                     await asyncio.get_running_loop().sock_sendall(client, encode(answer))
@@ -118,17 +143,43 @@ async def _read_line(client: socket.socket, data: bytes) -> tuple[bytes, bytes]:
     return line or b" ", rest
 
 
-async def _answer(line: bytes, commands: Mapping[str, Command]) -> Json:
+async def _answer(
+    line: bytes, commands: Mapping[str, Command], reports: Mapping[str, Report]
+) -> Json | AsyncGenerator[bytes, None]:
     try:
-        name = decode(line).get("command")
+        request = decode(line)
     except ValueError as error:
         return {"error": f"the request is no JSON object on one line: {error}"}
-    command = commands.get(name) if isinstance(name, str) else None
-    if command is None:
-        return {"error": f"no such command: {as_word(str(name))}; there are {', '.join(commands)}"}
+    name = request.get("command")
+    if not isinstance(name, str) or not (name in commands or name in reports):
+        known = ", ".join((*commands, *reports))
+        return {"error": f"no such command: {as_word(str(name))}; there are {known}"}
     try:
-        return await command()
+        if name in commands:
+            return await commands[name]()
+        try:
+            return reports[name](request)
+        except ValueError as error:
+            return {"error": f"the command {name}: {error}"}
     except Exception as error:
         # Whatever goes wrong here is not to cost a client its transfer.
         _troubles.log(logging.ERROR, "a defect hit the command %s", name, error=error)
         return {"error": f"the command {name} failed; the log says more"}
+
+
+async def _stream(client: socket.socket, pieces: AsyncGenerator[bytes, None]) -> None:
+    """Write a report; raises OSError if the client does not get to its end."""
+    loop = asyncio.get_running_loop()
+    with anyio.move_on_after(_REPORT_PATIENCE):
+        try:
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    await loop.sock_sendall(client, piece)
+            await loop.sock_sendall(client, b"\n")
+        except OSError:
+            raise
+        except Exception as error:
+            _troubles.log(logging.ERROR, "a defect hit a report", error=error)
+        else:
+            return
+    raise ConnectionAbortedError("a report was not written to its end")

@@ -79,8 +79,9 @@ def _temporary() -> Path:
 
 def _no_socket(place: str, error: OSError) -> NoRuntimeDir:
     return NoRuntimeDir(
-        f"no control socket{place}: {error.strerror or error}; `bootserve upgrade` will not find"
-        " this server, SIGHUP works; choose another directory with service.runtime_dir"
+        f"no control socket{place}: {error.strerror or error}; `bootserve upgrade` and"
+        " `bootserve status` will not find this server, SIGHUP works; choose another directory with"
+        " service.runtime_dir"
     )
 
 

@@ -171,6 +171,11 @@ class ServiceSettings(Section):
         return value
 
 
+class StatusSettings(Section):
+    public: bool = False
+    """Tell everybody who reaches the HTTP door what is in flight: ``GET /transfers.json``."""
+
+
 class LogSettings(Section):
     level: Literal["info", "warning", "error"] = "info"
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from enum import StrEnum
 from typing import Any
 
@@ -32,6 +32,7 @@ from bootserve.successor import RELAY_VARIABLE
 from bootserve.supervisor import Supervisor
 from bootserve.terminal import LOOK, Terminal
 from bootserve.watch.quiet import QuietLog, keep_telling, tell_all
+from bootserve.watch.status import checked_recent
 
 logger = logging.getLogger("bootserve.service")
 
@@ -95,7 +96,7 @@ class Service:
         self._notifier = Notifier(
             self._supervisor.notify_socket, self._supervisor.watchdog, may_notify
         )
-        self._parts = Assembly(settings, doors, self._is_ready)
+        self._parts = Assembly(settings, doors, self._is_ready, lambda: self._state)
         recall(self._parts.catalog, memory, with_slowed=settings.lanes.auto_lane)
         self._relay = relay
         self._ledger = self._parts.ledger
@@ -293,7 +294,7 @@ class Service:
         self._tasks.cancel_scope.cancel()
 
     def _open_control(self, stack: contextlib.ExitStack) -> None:
-        """Be found by ``bootserve upgrade``, if there is a place for that."""
+        """Be found by ``bootserve upgrade`` and ``status``, if there is a place for that."""
         try:
             directory = own_directory(self._settings.service.runtime_dir)
             control_socket = stack.enter_context(contextlib.closing(ControlSocket(directory)))
@@ -301,10 +302,14 @@ class Service:
             logger.warning("%s", error)
             return
         commands = {"state": self._tell_state, "upgrade": self._upgrade_on_request}
-        self._tasks.start_soon(control.serve, control_socket.listener, commands)
+        reports = {"status": self._tell_status}
+        self._tasks.start_soon(control.serve, control_socket.listener, commands, reports)
 
     async def _tell_state(self) -> Json:
         return {"pid": os.getpid(), "state": self._state}
+
+    def _tell_status(self, request: Json) -> AsyncGenerator[bytes, None]:
+        return self._parts.status.pieces(checked_recent(request.get("recent")))
 
     async def _upgrade_on_request(self) -> Json:
         try:

@@ -36,6 +36,7 @@ from bootserve.sections import (
     LaneSettings,
     LogSettings,
     ServiceSettings,
+    StatusSettings,
     TftpSettings,
     split_list,
 )
@@ -62,6 +63,7 @@ class Settings(BaseSettings):
     lanes: LaneSettings = LaneSettings()
     log: LogSettings = LogSettings()
     service: ServiceSettings = ServiceSettings()
+    status: StatusSettings = StatusSettings()
     profiles: dict[ProfileName, Profile] = {}
     machines: tuple[Machine, ...] = ()
 

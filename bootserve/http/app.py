@@ -22,11 +22,13 @@ from bootserve.catalog.profiles import Found
 from bootserve.http import lines
 from bootserve.http.files import FileAnswer, client_host, header
 from bootserve.http.lines import Asker
+from bootserve.http.transfers import Transfers
 from bootserve.settings import Settings
 from bootserve.text import printable
 from bootserve.watch.budget import Budget
 from bootserve.watch.health import Health
 from bootserve.watch.ledger import Ledger
+from bootserve.watch.status import Status
 from bootserve.watch.metrics import Metrics
 from bootserve.watch.tally import Tally
 
@@ -54,19 +56,24 @@ def create_app(
     budget: Budget | None = None,
     health: Health | None = None,
     metrics: Metrics | None = None,
+    status: Status | None = None,
 ) -> ASGIApp:
     """Return the ASGI application.
 
     Args:
         catalog, ledger, budget, health, metrics: those of the process, if other doors share them;
             else its own. Whoever gives a ``ledger`` gives the ``metrics``, too, which observe it.
+        status: what the process says of itself, if it has more to say than the ledger's and the
+            health's.
     """
     tally = Tally()
     ledger = ledger or Ledger(observers=(tally,))
     budget = budget or Budget()
     health = health or Health(budget, ledger)
     metrics = metrics or Metrics(ledger, tally, health)
-    return _App(_Routes(settings, catalog or Catalog(settings), ledger, budget, health, metrics))
+    routes = _Routes(settings, catalog or Catalog(settings), ledger, budget, health, metrics)
+    status = status or Status(ledger, health)
+    return _App(routes, Transfers(status, is_public=settings.status.public))
 
 
 class _App:
@@ -75,8 +82,9 @@ class _App:
     While an answer is sent, which may take an hour, only this one frame stands above it.
     """
 
-    def __init__(self, routes: _Routes) -> None:
+    def __init__(self, routes: _Routes, transfers: Transfers) -> None:
         self._routes = routes
+        self._transfers = transfers
         # Knows what to say to a lifespan and to a WebSocket.
         self._others = Starlette()
 
@@ -98,6 +106,8 @@ class _App:
             return self._routes.health(is_ready=path == "/readyz")
         if path == "/metrics":
             return await self._routes.metrics(scope)
+        if path == "/transfers.json":
+            return self._transfers.answer(scope)
         if path.startswith("/profile/"):
             return await self._routes.profile(scope, path[len("/profile/") :])
         if path.endswith("/" + AUTOEXEC):

@@ -14,7 +14,7 @@ import anyio.lowlevel
 
 from bootserve.watch.ledger import SENT_AGAIN, Ledger, Transfer
 
-_PER_TURN: Final = 64
+PER_TURN: Final = 64
 """Entries, some 5 us each, that are written down before others get their turn of the loop."""
 
 
@@ -95,6 +95,6 @@ async def entries(
     found = []
     for number, transfer in enumerate(transfers, 1):
         found.append(entry(transfer, ledger.now(), wall()))
-        if number % _PER_TURN == 0:
+        if number % PER_TURN == 0:
             await anyio.lowlevel.checkpoint()
     return found

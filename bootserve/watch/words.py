@@ -1,0 +1,38 @@
+"""What a client is doing, in words for an operator: one place for all who show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from bootserve.watch.liveness import Verdict
+
+WORDS: Final[Mapping[Verdict, str]] = {
+    Verdict.IDLE: "nothing to send",
+    Verdict.MOVING: "moving",
+    Verdict.SLOW: "slow but alive",
+    Verdict.PAUSED: "paused by client",
+    Verdict.STARVED: "waits for disk",
+    Verdict.SILENT: "does not answer",
+    Verdict.GONE: "given up",
+}
+
+ATTENTION: Final = (Verdict.GONE, Verdict.SILENT, Verdict.PAUSED, Verdict.STARVED, Verdict.SLOW)
+"""What a person should look at first, the worst at the front. The rest is as it should be."""
+
+NOT_LOOKED_AT: Final = "just begun"
+
+
+def in_words(verdict: str | None) -> str:
+    """Say what a client is doing.
+
+    Args:
+        verdict: a value of `Verdict`, ``None`` before the first look. One that is not known, from
+            a process of another version, is returned as it is.
+    """
+    if not verdict:
+        return NOT_LOOKED_AT
+    try:
+        return WORDS[Verdict(verdict)]
+    except ValueError:
+        return verdict

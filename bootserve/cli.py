@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from bootserve.catalog.catalog import Catalog
 from bootserve.catalog.check import asset_problems
 from bootserve.catalog.roots import root_problem
 from bootserve.config_errors import ConfigError
+from bootserve.control import Json
 from bootserve.dhcp_config import DhcpServer
 from bootserve.doors import open_doors
 from bootserve.handover import Start
@@ -30,9 +32,12 @@ from bootserve.sections import AssetSettings
 from bootserve.service import Service
 from bootserve.settings import Settings, config_file, load, unknown_variables
 from bootserve.sockets import ListenError
+from bootserve.status import live
 from bootserve.successor import Predecessor
 from bootserve.supervisor import Supervisor
 from bootserve.systemd import inherited_sockets
+from bootserve.watch.ledger import RECENT
+from bootserve.watch.status import USUAL_RECENT
 
 app = typer.Typer(
     name="bootserve",
@@ -59,6 +64,16 @@ Tftp = Annotated[
     list[str] | None,
     typer.Option(
         "--tftp", metavar="ADDR:PORT|off", help="TFTP address; may be given several times."
+    ),
+]
+
+RuntimeDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--runtime-dir",
+        metavar="DIR",
+        envvar="BOOTSERVE_SERVICE_RUNTIME_DIR",
+        help="The server's service.runtime_dir, if it has set one.",
     ),
 ]
 
@@ -154,20 +169,56 @@ def _unread() -> Iterator[None]:
 
 
 @app.command()
+def status(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document, for scripts.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print it once and leave.")] = False,
+    pid: Annotated[
+        int | None,
+        typer.Option("--pid", metavar="PID", help="Which server; default: all that run."),
+    ] = None,
+    runtime_dir: RuntimeDir = None,
+    recent: Annotated[
+        int, typer.Option(min=0, max=RECENT, help="How many transfers that have ended.")
+    ] = USUAL_RECENT,
+    interval: Annotated[
+        float, typer.Option(min=0.2, max=60, help="Seconds from one look to the next.")
+    ] = 1.0,
+) -> None:
+    """Show who is downloading what, and how it goes, until Ctrl-C."""
+
+    def ask() -> list[Json]:
+        return remote.statuses(every_directory(runtime_dir), pid, recent)
+
+    console = live.terminal()
+    try:
+        found = ask()
+        problems = [each["error"] for each in found if "error" in each]
+        if as_json:
+            print(json.dumps({"servers": found}), flush=True)
+        if len(problems) == len(found):
+            _fail(problems)
+        if not as_json and (once or not live.can_watch(console)):
+            live.show(found, console)
+        elif not as_json:
+            live.watch(found, ask, console, interval)
+    except RemoteError as error:
+        _fail([str(error)])
+    except KeyboardInterrupt:
+        return
+    except BrokenPipeError:
+        # Whoever reads has read enough; what is left in the buffer must not be tried again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@app.command()
 def upgrade(
     pid: Annotated[
         int | None,
         typer.Option("--pid", metavar="PID", help="Which server; default: the one that runs."),
     ] = None,
-    runtime_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--runtime-dir",
-            metavar="DIR",
-            envvar="BOOTSERVE_SERVICE_RUNTIME_DIR",
-            help="The server's service.runtime_dir, if it has set one.",
-        ),
-    ] = None,
+    runtime_dir: RuntimeDir = None,
 ) -> None:
     """Replace a running server by a new process; no download is cut, no request refused."""
     # The configuration is not read: it is the new process's, and what is wrong with it is too.

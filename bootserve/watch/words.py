@@ -11,7 +11,7 @@ WORDS: Final[Mapping[Verdict, str]] = {
     Verdict.IDLE: "nothing to send",
     Verdict.MOVING: "moving",
     Verdict.SLOW: "slow but alive",
-    Verdict.PAUSED: "paused by client",
+    Verdict.PAUSED: "client pauses",
     Verdict.STARVED: "waits for disk",
     Verdict.SILENT: "does not answer",
     Verdict.GONE: "given up",

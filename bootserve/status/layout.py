@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from bootserve.status.reading import Row
 
-_Key = TypeVar("_Key", bound=str)
 GAP = 1
 """Cells between two columns."""
 
@@ -32,10 +30,10 @@ ASCII = Glyphs("#", "-", "-", "~", "-")
 
 
 @dataclass(frozen=True, slots=True)
-class Column(Generic[_Key]):
+class Column:
     """A column of a table. ``draw`` gets a row and the cells it may take, and may take fewer."""
 
-    key: _Key
+    key: str
     title: str
     least: int
     most: int
@@ -44,8 +42,8 @@ class Column(Generic[_Key]):
 
 
 def choose(
-    columns: Sequence[Column[_Key]], importance: Sequence[_Key], stretch: Sequence[_Key], width: int
-) -> list[tuple[Column[_Key], int]]:
+    columns: Sequence[Column], importance: Sequence[str], stretch: Sequence[str], width: int
+) -> list[tuple[Column, int]]:
     """Return the columns that fit, in their order, with their widths.
 
     Args:
@@ -53,7 +51,7 @@ def choose(
         stretch: the keys of those that share what is left, in this order.
     """
     by_key = {column.key: column for column in columns}
-    widths: dict[_Key, int] = {}
+    widths: dict[str, int] = {}
     room = width + GAP
     for key in importance:
         least = by_key[key].least
@@ -71,12 +69,12 @@ def choose(
     return [(column, widths[column.key]) for column in columns if column.key in widths]
 
 
-def heading(chosen: Iterable[tuple[Column[_Key], int]]) -> Text:
+def heading(chosen: Iterable[tuple[Column, int]]) -> Text:
     """The titles above the columns."""
     return _join((Text(column.title, "dim"), width, column.is_right) for column, width in chosen)
 
 
-def line(chosen: Iterable[tuple[Column[_Key], int]], row: Row) -> Text:
+def line(chosen: Iterable[tuple[Column, int]], row: Row) -> Text:
     """A row of a table."""
     return _join((column.draw(row, width), width, column.is_right) for column, width in chosen)
 
@@ -90,7 +88,7 @@ def cut(text: str, width: int, glyphs: Glyphs, *, keep_end: bool = False) -> str
     """Shorten a text to so many cells, and mark where.
 
     Args:
-        keep_end: cut its beginning off: the end of a path says most.
+        keep_end: it is a path, the end of which says most: cut its beginning off.
     """
     if cell_len(text) <= width:
         return text
@@ -100,7 +98,8 @@ def cut(text: str, width: int, glyphs: Glyphs, *, keep_end: bool = False) -> str
         return set_cell_size(text, width - 1).rstrip() + glyphs.cut
     while text and cell_len(text) > width - 1:
         text = text[max(len(text) - width + 1, 1) :]
-    return glyphs.cut + text
+    # Rather a whole name than a longer end that begins within one.
+    return glyphs.cut + (text[text.find("/") :] if "/" in text else text)
 
 
 def _join(parts: Iterable[tuple[Text, int, bool]]) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -41,9 +42,9 @@ _WHO_LEAST, _WHO_MOST = 17, 30
 """Cells for a machine; a MAC address has 17."""
 
 _CLIENT_MOST = 39
-_NAME_LEAST, _NAME_MOST = 15, 48
-_VERDICT = 15
-_BAR_LEAST, _BAR_MOST, _PERCENT = 5, 24, 4
+_NAME_LEAST, _NAME_MOST = 13, 48
+_VERDICT = 14
+_BAR_LEAST, _BAR_MOST, _PERCENT = 8, 24, 4
 
 
 def counts(rows: Sequence[Row]) -> list[tuple[str, int]]:
@@ -84,7 +85,7 @@ def in_flight(rows: Sequence[Row], width: int, glyphs: Glyphs, *, with_pid: bool
     if with_pid:
         columns.append(draw.pid())
         importance.append("pid")
-    return _table(rows, columns, importance, width)
+    return _table(rows, columns, importance, ["who", "bar", "file", "client"], width)
 
 
 def ended(rows: Sequence[Row], width: int, now: float, glyphs: Glyphs) -> list[Text]:
@@ -105,21 +106,24 @@ def ended(rows: Sequence[Row], width: int, now: float, glyphs: Glyphs) -> list[T
         *draw.who(),
         Column("file", "FILE", _NAME_LEAST, draw.name_most, draw.name),
         Column("protocol", "", 4, 4, lambda row, _: Text(row.protocol, "dim")),
-        Column("end", "HOW", 15, natural((_how(row) for row in rows), 60), draw.end),
+        Column("end", "HOW", 15, natural((_how(row) for row in rows), 44), draw.end),
         Column("seconds", "TOOK", 7, 8, draw.seconds, is_right=True),
         Column("rate", "RATE", 9, 9, lambda row, _: Text(units.rate(row.mean_rate)), is_right=True),
         Column("pauses", "PAUSES", 6, 6, draw.pauses, is_right=True),
     ]
     importance = ["who", "end", "file", "when", "seconds", "rate", "pauses", "client", "protocol"]
-    return _table(rows, columns, importance, width)
+    return _table(rows, columns, importance, ["who", "client", "end", "file"], width)
 
 
 def _table(
-    rows: Sequence[Row], columns: Sequence[Column[str]], importance: Sequence[str], width: int
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    importance: Sequence[str],
+    stretch: Sequence[str],
+    width: int,
 ) -> list[Text]:
     there = {column.key for column in columns}
     wanted = [key for key in importance if key in there]
-    stretch = [key for key in ("who", "file", "client", "end", "bar", "size") if key in there]
     chosen = choose(columns, wanted, stretch, width)
     return [heading(chosen), *(line(chosen, row) for row in rows)]
 
@@ -133,7 +137,7 @@ class _Drawing:
         self._has_machines = any(row.machine for row in rows)
         self.name_most = max(natural((row.name for row in rows), _NAME_MOST), _NAME_LEAST)
 
-    def who(self) -> list[Column[str]]:
+    def who(self) -> list[Column]:
         """The machine and its address; the address alone if no machine is known."""
         clients = natural((row.client for row in self._rows), _CLIENT_MOST)
         if not self._has_machines:
@@ -144,16 +148,16 @@ class _Drawing:
             Column("client", "ADDRESS", max(clients, 7), max(clients, 7), self._client),
         ]
 
-    def _named(self, key: str, title: str, most: int, draw: _Draw) -> Column[str]:
+    def _named(self, key: str, title: str, most: int, draw: _Draw) -> Column:
         return Column(key, title, min(most, _WHO_LEAST), most, draw)
 
-    def pid(self) -> Column[str]:
+    def pid(self) -> Column:
         return Column("pid", "PID", 7, 7, lambda row, _: Text(str(row.pid or ""), "dim"), True)
 
     def _machine(self, row: Row, width: int) -> Text:
         if row.machine:
             return Text(cut(row.machine, width, self._glyphs), "bold")
-        return self._client(row, width)
+        return Text(cut(row.client, width, self._glyphs), "dim")
 
     def _client(self, row: Row, width: int) -> Text:
         return Text(cut(row.client, width, self._glyphs))
@@ -181,7 +185,7 @@ class _Drawing:
         return Text(text if len(text) <= width else units.size(row.total), "dim")
 
     def left(self, row: Row, _: int) -> Text:
-        text = "" if row.left is None else units.duration(row.left)
+        text = "" if row.left is None else units.duration(math.ceil(row.left), whole=True)
         return Text(text if len(text) <= 7 else "")
 
     def verdict(self, row: Row, width: int) -> Text:

@@ -25,14 +25,18 @@ def part(done: float, total: float) -> str:
     return f"{done * factor:.{places}f}/{scaled:.{places}f} {unit}"
 
 
-def duration(seconds: float) -> str:
-    """As in ``4.2 s``, ``42 s``, ``3:05`` minutes, ``1:02:03`` hours, ``3 d 4 h``."""
-    if seconds < 9.95:
+def duration(seconds: float, *, whole: bool = False) -> str:
+    """As in ``4.2 s``, ``42 s``, ``3:05`` minutes, ``1:02:03`` hours, ``3 d 4 h``.
+
+    Args:
+        whole: seconds without tenths.
+    """
+    if seconds < 9.95 and not whole:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    minutes, rest = divmod(rounded, 60)
     hours, minutes = divmod(minutes, 60)
     if not hours:
         return f"{minutes}:{rest:02}"
@@ -43,7 +47,7 @@ def duration(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long ago something was, as in ``42 s ago``, ``7 min ago``: nine characters at most."""
+    """How long ago something was, as in ``42 s ago``, ``7 min ago``: ten characters at most."""
     for unit, length, most in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 86400)):
         if seconds < most:
             return f"{int(max(seconds, 0) // length)} {unit} ago"

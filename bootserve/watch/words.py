@@ -8,23 +8,23 @@ from typing import Final
 from bootserve.watch.liveness import Verdict
 
 WORDS: Final[Mapping[Verdict, str]] = {
-    Verdict.IDLE: "nothing to send",
+    Verdict.IDLE: "idle",
     Verdict.MOVING: "moving",
     Verdict.SLOW: "slow but alive",
-    Verdict.PAUSED: "client pauses",
-    Verdict.STARVED: "waits for disk",
-    Verdict.SILENT: "does not answer",
+    Verdict.PAUSED: "paused",
+    Verdict.STARVED: "awaiting disk",
+    Verdict.SILENT: "not answering",
     Verdict.GONE: "given up",
 }
 
 ATTENTION: Final = (Verdict.GONE, Verdict.SILENT, Verdict.PAUSED, Verdict.STARVED, Verdict.SLOW)
 """What a person should look at first, the worst at the front. The rest is as it should be."""
 
-NOT_LOOKED_AT: Final = "just begun"
+NOT_LOOKED_AT: Final = "starting"
 
 
 def in_words(verdict: str | None) -> str:
-    """Say what a client is doing.
+    """Say what a client is doing: it is ..., or three clients are ...; 14 characters at most.
 
     Args:
         verdict: a value of `Verdict`, ``None`` before the first look. One that is not known, from

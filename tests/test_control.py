@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import anyio
@@ -114,6 +114,59 @@ async def test_a_defect_in_a_command_ends_nothing(tmp_path: Path) -> None:
                 for _ in range(2):
                     await client.send(b'{"command": "fail"}\n')
                     assert b"the command fail failed" in await client.receive()
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_report_that_nobody_reads_ends_its_conversation_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_REPORT_PATIENCE", 0.1)
+    is_over = anyio.Event()
+
+    async def endless(_: control.Json) -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield bytes(65536)
+        finally:
+            is_over.set()
+
+    async def state() -> control.Json:
+        return {"pid": 1}
+
+    with contextlib.closing(ControlSocket(tmp_path)) as ours:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(control.serve, ours.listener, {"state": state}, {"endless": endless})
+            async with (
+                await anyio.connect_unix(ours.path) as stuck,
+                await anyio.connect_unix(ours.path) as other,
+            ):
+                await stuck.send(b'{"command": "endless"}\n')
+                await other.send(b'{"command": "state"}\n')
+                assert json.loads(await other.receive()) == {"pid": 1}
+                with anyio.fail_after(DEADLINE):
+                    await is_over.wait()
+                    with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                        while True:
+                            await stuck.receive()
+                await other.send(b'{"command": "state"}\n')
+                assert json.loads(await other.receive()) == {"pid": 1}
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_defect_in_a_report_ends_its_conversation_and_no_other(tmp_path: Path) -> None:
+    async def fail(_: control.Json) -> AsyncGenerator[bytes, None]:
+        yield b'{"half": '
+        raise ZeroDivisionError
+
+    with contextlib.closing(ControlSocket(tmp_path)) as ours:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(control.serve, ours.listener, {}, {"fail": fail})
+            for _ in range(2):
+                async with await anyio.connect_unix(ours.path) as client:
+                    await client.send(b'{"command": "fail"}\n')
+                    with anyio.fail_after(DEADLINE), pytest.raises(anyio.EndOfStream):
+                        while True:
+                            await client.receive()
             tasks.cancel_scope.cancel()
 
 

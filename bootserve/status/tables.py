@@ -44,7 +44,7 @@ _WHO_LEAST, _WHO_MOST = 17, 30
 _CLIENT_MOST = 39
 _NAME_LEAST, _NAME_MOST = 13, 48
 _VERDICT = 14
-_BAR_LEAST, _BAR_MOST, _PERCENT = 8, 24, 4
+_BAR_LEAST, _BAR_MOST, _PERCENT = 10, 24, 4
 
 
 def counts(rows: Sequence[Row]) -> list[tuple[str, int]]:
@@ -85,7 +85,7 @@ def in_flight(rows: Sequence[Row], width: int, glyphs: Glyphs, *, with_pid: bool
     if with_pid:
         columns.append(draw.pid())
         importance.append("pid")
-    return _table(rows, columns, importance, ["who", "bar", "file", "client"], width)
+    return _table(rows, columns, importance, ["who", "client", "file", "bar"], width)
 
 
 def ended(rows: Sequence[Row], width: int, now: float, glyphs: Glyphs) -> list[Text]:

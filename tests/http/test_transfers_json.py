@@ -22,7 +22,7 @@ CONFIG = """
 [http]
 listen = ["127.0.0.1:0"]
 [tftp]
-listen = "off"
+listen = ["127.0.0.1:0"]
 [assets]
 roots = ["."]
 [service]

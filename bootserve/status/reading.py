@@ -48,8 +48,8 @@ class Row:
 
     @property
     def left(self) -> float | None:
-        """Seconds until it is complete at this rate."""
-        if self.total is None or self.rate <= 0:
+        """Seconds until it is complete at this rate; not known below a byte in ten seconds."""
+        if self.total is None or self.rate < 0.1:
             return None
         return max(self.total - self.sent, 0.0) / self.rate
 

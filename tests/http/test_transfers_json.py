@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 from collections.abc import Iterator
@@ -114,11 +113,12 @@ async def test_clients_that_do_not_read_are_a_few_and_others_are_told_to_come_ba
         await app(scope, receive, send)
         return said[0]["status"], dict(said[0]["headers"])
 
-    readers = [asyncio.create_task(app(scope, receive, stuck)) for _ in range(4)]
-    await eventually(lambda: begun == 4)
-    status, headers = await ask()
-    assert status == 503
-    assert headers[b"retry-after"] == b"1"
-    is_read.set()
-    await asyncio.gather(*readers)
+    async with anyio.create_task_group() as readers:
+        for _ in range(4):
+            readers.start_soon(app, scope, receive, stuck)
+        await eventually(lambda: begun == 4)
+        status, headers = await ask()
+        assert status == 503
+        assert headers[b"retry-after"] == b"1"
+        is_read.set()
     assert (await ask())[0] == 200

@@ -203,6 +203,7 @@ _said = st.lists(_server, max_size=3) | _any
 @given(_said, st.integers(1, 200), st.none() | st.integers(1, 40), st.booleans())
 @example([{}], 1, 1, False)
 @example([server([transfer(1, verdict="silent", started=-1e400)])], 17, 3, False)
+@example([server([transfer(1, rate=1e-300)])], 80, None, False)
 def test_whatever_a_server_says_is_drawn_within_the_terminal(
     said: object, width: int, height: int | None, is_ascii: bool
 ) -> None:

@@ -88,6 +88,7 @@ def test_how_many_that_have_ended() -> None:
     assert checked_recent(None) == 10
     assert checked_recent(0) == checked_recent("0") == 0
     assert checked_recent(1000) == checked_recent("1000") == 1000
-    for wrong in (-1, 1001, True, 1.0, "", "x", "-1", "9" * 5000, "²", []):
+    nonsense: tuple[object, ...] = (-1, 1001, True, 1.0, "", "x", "-1", "9" * 5000, "²", [])
+    for wrong in nonsense:
         with pytest.raises(ValueError, match="a whole number from 0 to 1000"):
             checked_recent(wrong)

@@ -113,9 +113,12 @@ async def test_clients_that_do_not_read_are_a_few_and_others_are_told_to_come_ba
         await app(scope, receive, send)
         return said[0]["status"], dict(said[0]["headers"])
 
+    async def ask_and_never_read() -> None:
+        await app(scope, receive, stuck)
+
     async with anyio.create_task_group() as readers:
         for _ in range(4):
-            readers.start_soon(app, scope, receive, stuck)
+            readers.start_soon(ask_and_never_read)
         await eventually(lambda: begun == 4)
         status, headers = await ask()
         assert status == 503

@@ -184,7 +184,7 @@ def _assembly(tmp_path: Path) -> Assembly:
             "tftp": {"listen": ["127.0.0.1:0"]},
         }
     )
-    return Assembly(settings, open_doors(settings), lambda: None)
+    return Assembly(settings, open_doors(settings), lambda: None, lambda: "serving")
 
 
 async def test_a_door_that_is_down_is_unsound_and_one_that_is_busy_is_not(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ from bootserve.text import printable
 from bootserve.watch.budget import Budget
 from bootserve.watch.health import Health
 from bootserve.watch.ledger import Ledger
-from bootserve.watch.status import Status
 from bootserve.watch.metrics import Metrics
+from bootserve.watch.status import Status
 from bootserve.watch.tally import Tally
 
 _REMEMBERED = 1024

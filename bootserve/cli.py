@@ -231,7 +231,7 @@ def upgrade(
 @app.command()
 def check(config: Config = None, root: Roots = None) -> None:
     """Check a configuration and the assets it names; exit 1 if anything would fail."""
-    settings = _settings(config, root, None, None)
+    settings = _settings(config, root, None, None, needs_credentials=False)
     problems = list(asset_problems(settings, Catalog(settings)))
     file = config_file(config)
     origin = f"{file}: " if file else ""
@@ -255,7 +255,7 @@ def dhcp_config(
     ] = None,
 ) -> None:
     """Print the lines to paste into a DHCP server, so that its clients chain into bootserve."""
-    settings = _settings(config, root, http, tftp)
+    settings = _settings(config, root, http, tftp, needs_credentials=False)
     try:
         print(banner.dhcp_text(kind, settings, server=server), end="")
     except ValueError as error:
@@ -287,6 +287,8 @@ def _settings(
     roots: list[Path] | None,
     http: list[str] | None,
     tftp: list[str] | None,
+    *,
+    needs_credentials: bool = True,
 ) -> Settings:
     flags: dict[str, dict[str, Any]] = {}
     if roots:
@@ -296,7 +298,7 @@ def _settings(
     if tftp:
         flags["tftp"] = {"listen": tftp}
     try:
-        return load(config, flags)
+        return load(config, flags, needs_credentials=needs_credentials)
     except ConfigError as error:
         _fail(error.problems)
 

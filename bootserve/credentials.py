@@ -24,6 +24,11 @@ class _Unusable(Exception):
     """A reference cannot be filled in; ``str()`` never holds the credential's value."""
 
 
+def are_handed_over(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether there are credentials: by hand, outside of the service, there mostly are none."""
+    return bool(environ.get(VARIABLE))
+
+
 def fill_in(tree: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> list[str]:
     """Replace references in the command lines and scripts of a configuration as it was read.
 

@@ -26,7 +26,7 @@ from pydantic_settings import (
 from bootserve.catalog.entries import Machine, Profile, Section
 from bootserve.catalog.model import ProfileName
 from bootserve.config_errors import ENV_PREFIX, ConfigError, did_you_mean, explain
-from bootserve.credentials import fill_in
+from bootserve.credentials import are_handed_over, fill_in
 from bootserve.sections import (
     AgentSettings,
     AssetSettings,
@@ -118,12 +118,19 @@ def config_file(config: Path | None) -> Path | None:
     return config or (Path(named) if named else None)
 
 
-def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+def load(
+    config: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    *,
+    needs_credentials: bool = True,
+) -> Settings:
     """Read the settings.
 
     Args:
         config: a TOML file; default is the one that ``BOOTSERVE_CONFIG`` names, or none.
         flags: a partial tree, the strongest source.
+        needs_credentials: whether it is an error that none were handed over; else what names one
+            stays as it is written.
 
     Raises:
         ConfigError: with a sentence for each thing that is wrong.
@@ -131,7 +138,7 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     config = config_file(config)
     _refuse_whole_sections()
     tree = _read_toml(config) if config else {}
-    if problems := fill_in(tree):
+    if (needs_credentials or are_handed_over()) and (problems := fill_in(tree)):
         raise ConfigError([f"{config}: {problem}" for problem in problems])
     token = _file.set(tree)
     try:

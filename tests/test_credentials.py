@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,28 @@ def test_without_a_service_manager_it_says_where_credentials_come_from(
     with pytest.raises(ConfigError, match="CREDENTIALS_DIRECTORY is not set") as caught:
         load(_config(tmp_path, _KERNEL + 'cmdline = "{credential:token}"'))
     assert "LoadCredential=" in caught.value.problems[0]
+
+
+def test_who_only_checks_a_configuration_needs_no_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    root = tmp_path / "root"
+    (root / "x86_64").mkdir(parents=True)
+    (root / "x86_64" / "vmlinuz").write_bytes(b"kernel")
+    config = _config(
+        tmp_path,
+        '[assets]\nroots = ["root"]\n'
+        + _KERNEL
+        + 'architectures = ["x86_64"]\ncmdline = "token={credential:secret_token}"\n'
+        + _MACHINE,
+    )
+    for command in (["check"], ["dhcp-config", "dnsmasq", "--server", "192.0.2.1"]):
+        found = subprocess.run(
+            [sys.executable, "-m", "bootserve", *command, "--config", str(config)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (found.returncode, found.stderr) == (0, "")

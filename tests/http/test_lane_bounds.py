@@ -131,7 +131,8 @@ async def test_a_client_that_acknowledges_nothing_is_sent_a_window_and_no_more(
                     reset(client)
                     await eventually(lambda: not door.ledger.live)
         if is_bound:
-            assert window // 2 < sent <= waiting <= window
+            # How much of its window a link has got so soon is for TCP to say.
+            assert 0 < sent <= waiting <= window
         else:
             assert sent > window
 

@@ -117,6 +117,8 @@ class Connection(WatchedTransport):
             burst=lane.burst(self._lane, BURST),
         )
         pump = self._pump
+        if self.transfer is not None:
+            pump.on_begin = self.transfer.sends
         try:
             return await pump.run()
         except OSError as error:
@@ -127,8 +129,6 @@ class Connection(WatchedTransport):
             return pump.sent
         finally:
             self._pump = None
-            if self.transfer is not None and pump.began_at is not None:
-                self.transfer.sends(pump.began_at)
 
     # --- closing -----------------------------------------------------------------------------
 

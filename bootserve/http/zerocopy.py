@@ -19,6 +19,7 @@ import contextlib
 import errno
 import os
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from bootserve.catalog.reading import readers
@@ -84,7 +85,7 @@ class FilePump:
         "_reading",
         "_sock",
         "_start",
-        "began_at",
+        "on_begin",
     )
 
     def __init__(
@@ -110,8 +111,8 @@ class FilePump:
         self._future: asyncio.Future[None] | None = None
         self._reading: asyncio.Future[None] | None = None
         self._own_file = -1
-        self.began_at: float | None = None
-        """When the first bytes were taken, in the loop's seconds."""
+        self.on_begin: Callable[[float], None] | None = None
+        """Is told when the first bytes are taken, in the loop's seconds."""
 
     @property
     def sent(self) -> int:
@@ -169,8 +170,8 @@ class FilePump:
         except OSError as error:
             self._finish(None if error.errno in _CANNOT_SEND else error)
             return 0
-        if self._offset == self._start:
-            self.began_at = self._loop.time()
+        if self._offset == self._start and self.on_begin is not None:
+            self.on_begin(self._loop.time())
         self._offset += sent
         if self._offset == self._end:
             self._finish(None)

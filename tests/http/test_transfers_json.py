@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,19 @@ def test_the_same_is_told_as_to_scripts_on_the_server(public: Family) -> None:
     assert answer.status == 200
     assert body == b""
     assert int(answer.headers["content-length"]) > 0
+
+
+def test_when_the_first_byte_went_out_is_told_while_the_rest_is_on_its_way(public: Family) -> None:
+    with (public.folder / "large").open("wb") as file:
+        file.truncate(256 << 20)
+    with socket.create_connection(("127.0.0.1", public.ports()[0]), DEADLINE) as client:
+        client.sendall(b"GET /boot/large HTTP/1.1\r\nHost: x\r\n\r\n")
+        data = b""
+        while not data.partition(b"\r\n\r\n")[2]:
+            data += client.recv(65536)
+        [transfer] = json.loads(_ask(public, "/transfers.json")[1])["transfers"]
+    assert 0 <= transfer["first_byte_seconds"] <= transfer["seconds"]
+    assert transfer["end"] is None
 
 
 def test_how_many_that_have_ended_is_said_in_the_query(public: Family) -> None:

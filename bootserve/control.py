@@ -126,8 +126,10 @@ async def _talk(
                     await _stream(client, answer)
                     continue
                 # Whoever asked for our end is still to hear of it.
-                with anyio.move_on_after(_PATIENCE, shield=True):
+                with anyio.move_on_after(_PATIENCE, shield=True) as patience:
                     await asyncio.get_running_loop().sock_sendall(client, encode(answer))
+                if patience.cancelled_caught:
+                    return  # a part of it may be out
     finally:
         free.release()
 

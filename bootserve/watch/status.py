@@ -87,22 +87,25 @@ class Status:
             "health": self._health.report(is_ready=False)[1],
         }
         yield json.dumps(head)[:-1].encode() + b', "transfers": ['
-        async for piece in self._list(self._ledger.live, are_live=True):
+        told: set[int] = set()
+        async for piece in self._list(self._ledger.live, told, are_live=True):
             yield piece
         yield b'], "recent": ['
-        # Taken now, it has those that have ended while the others were written down.
-        async for piece in self._list(self._ledger.recent[::-1][:recent]):
+        # Taken now, it has those that have ended while the others were written down, once.
+        ended = [each for each in reversed(self._ledger.recent) if each.number not in told]
+        async for piece in self._list(ended[:recent], told):
             yield piece
         yield b"]}"
 
     async def _list(
-        self, transfers: Sequence[Transfer], *, are_live: bool = False
+        self, transfers: Sequence[Transfer], told: set[int], *, are_live: bool = False
     ) -> AsyncGenerator[bytes, None]:
         comma = b""
         for first in range(0, len(transfers), PER_TURN):
             batch = transfers[first : first + PER_TURN]
             if are_live:
                 batch = [transfer for transfer in batch if transfer.ended is None]
+            told.update(transfer.number for transfer in batch)
             found = await entries(batch, self._ledger, self._wall)
             if text := json.dumps(found)[1:-1]:
                 yield comma + text.encode()

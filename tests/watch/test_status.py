@@ -84,6 +84,20 @@ async def test_what_ends_while_it_is_written_down_is_told_once(
     assert [each["name"] for each in said["recent"]] == ["file-100"]
 
 
+async def test_what_ends_after_it_was_written_down_is_not_told_again(
+    ledger: Ledger, status: Status
+) -> None:
+    opened = [_open(ledger, f"file-{number}") for number in range(128)]
+    text = b""
+    async for piece in status.pieces():
+        text += piece
+        if b'"file-0"' in text:
+            opened[0].close(End.COMPLETE)
+    said = json.loads(text)
+    assert [each["name"] for each in said["transfers"]] == [each.name for each in opened]
+    assert said["recent"] == []
+
+
 def test_how_many_that_have_ended() -> None:
     assert checked_recent(None) == 10
     assert checked_recent(0) == checked_recent("0") == 0

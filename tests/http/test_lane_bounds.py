@@ -120,7 +120,10 @@ async def test_a_client_that_acknowledges_nothing_is_sent_a_window_and_no_more(
                 assert len(await get(client, "/boot/initramfs")) == SIZE
                 await ask(client, "/boot/large")
                 with anyio.fail_after(DEADLINE):
-                    await loop.sock_recv(client, 65536)
+                    # Until the file comes from memory: its first piece waits for a thread.
+                    received = 0
+                    while received < 4 << 20:
+                        received += len(await loop.sock_recv(client, 65536))
                     sock = accepted(door, client)
                     rules(DROP)
                     # A probe of the tail may have been one before.
@@ -131,8 +134,7 @@ async def test_a_client_that_acknowledges_nothing_is_sent_a_window_and_no_more(
                     reset(client)
                     await eventually(lambda: not door.ledger.live)
         if is_bound:
-            # How much of its window a link has got so soon is for TCP to say.
-            assert 0 < sent <= waiting <= window
+            assert window // 2 < sent <= waiting <= window
         else:
             assert sent > window
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from bootserve.status import units
 from bootserve.status.layout import Column, Glyphs, choose, cut, heading, line, natural
 from bootserve.status.reading import Row
+from bootserve.watch.ledger import End
 from bootserve.watch.liveness import Verdict
 from bootserve.watch.words import ATTENTION, in_words
 
@@ -24,15 +25,9 @@ STYLES: Final = {
     Verdict.GONE.value: "red",
 }
 _ENDS: Final = {
-    "complete": "green",
-    "unconfirmed": "green",
-    "options_refused": "dim",
-    "replaced": "dim",
-    "file_error": "red",
-    "file_changed": "red",
-    "server_error": "red",
-    "server_stopped": "red",
-    "made_room": "red",
+    end.token: "green" if end.is_whole else "dim" if end.is_normal else "red"
+    for end in End
+    if end.is_normal or end.is_ours
 }
 _RANKS: Final = {verdict.value: rank for rank, verdict in enumerate(ATTENTION)}
 

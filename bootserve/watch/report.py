@@ -6,16 +6,9 @@ what is not known is ``null``. Strings are as clients sent them: whoever prints 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
-from typing import Final, TypedDict
+from typing import TypedDict
 
-import anyio.lowlevel
-
-from bootserve.watch.ledger import SENT_AGAIN, Ledger, Transfer
-
-PER_TURN: Final = 64
-"""Entries, some 5 us each, that are written down before others get their turn of the loop."""
+from bootserve.watch.ledger import SENT_AGAIN, Transfer
 
 
 class Entry(TypedDict):
@@ -86,15 +79,3 @@ def entry(transfer: Transfer, now: float, wall: float) -> Entry:
         "end_text": None if transfer.end is None else transfer.end.value,
         "reason": transfer.reason or None,
     }
-
-
-async def entries(
-    transfers: Iterable[Transfer], ledger: Ledger, wall: Callable[[], float] = time.time
-) -> list[Entry]:
-    """Write transfers down, without holding the event loop up if there are thousands."""
-    found = []
-    for number, transfer in enumerate(transfers, 1):
-        found.append(entry(transfer, ledger.now(), wall()))
-        if number % PER_TURN == 0:
-            await anyio.lowlevel.checkpoint()
-    return found

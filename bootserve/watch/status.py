@@ -12,10 +12,15 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
+import anyio.lowlevel
+
 from bootserve import __version__
 from bootserve.watch.health import Health
 from bootserve.watch.ledger import RECENT, Ledger, Transfer
-from bootserve.watch.report import PER_TURN, entries
+from bootserve.watch.report import entry
+
+_PER_TURN: Final = 64
+"""Entries, some 5 us each, that are written down before others get their turn of the loop."""
 
 USUAL_RECENT: Final = 10
 """Transfers that have ended which are told of if nobody says how many."""
@@ -88,25 +93,32 @@ class Status:
         }
         yield json.dumps(head)[:-1].encode() + b', "transfers": ['
         told: set[int] = set()
-        async for piece in self._list(self._ledger.live, told, are_live=True):
+        async for piece in self._list(self._ledger.live, told):
             yield piece
         yield b'], "recent": ['
         # Taken now, it has those that have ended while the others were written down, once.
         ended = [each for each in reversed(self._ledger.recent) if each.number not in told]
-        async for piece in self._list(ended[:recent], told):
+        async for piece in self._list(ended[:recent]):
             yield piece
         yield b"]}"
 
     async def _list(
-        self, transfers: Sequence[Transfer], told: set[int], *, are_live: bool = False
+        self, transfers: Sequence[Transfer], told: set[int] | None = None
     ) -> AsyncGenerator[bytes, None]:
+        """Write transfers down.
+
+        Args:
+            told: leave out those that have ended by their turn, and add the others' numbers here.
+        """
         comma = b""
-        for first in range(0, len(transfers), PER_TURN):
-            batch = transfers[first : first + PER_TURN]
-            if are_live:
+        for first in range(0, len(transfers), _PER_TURN):
+            batch = transfers[first : first + _PER_TURN]
+            if told is not None:
                 batch = [transfer for transfer in batch if transfer.ended is None]
-            told.update(transfer.number for transfer in batch)
-            found = await entries(batch, self._ledger, self._wall)
-            if text := json.dumps(found)[1:-1]:
-                yield comma + text.encode()
+                told.update(transfer.number for transfer in batch)
+            now, wall = self._ledger.now(), self._wall()
+            if batch:
+                found = [entry(transfer, now, wall) for transfer in batch]
+                yield comma + json.dumps(found)[1:-1].encode()
                 comma = b", "
+            await anyio.lowlevel.checkpoint()

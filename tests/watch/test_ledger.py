@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
 import logging
 
 import anyio
 import anyio.lowlevel
 import pytest
 
+from bootserve.watch.budget import Budget
+from bootserve.watch.health import Health
 from bootserve.watch.ledger import End, Ledger, Transfer
 from bootserve.watch.liveness import Verdict
-from bootserve.watch.report import entries, entry
+from bootserve.watch.report import entry
+from bootserve.watch.status import Status
 
 
 class _Clock:
@@ -226,7 +230,8 @@ async def test_many_are_written_down_in_turns(ledger: Ledger) -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(count)
-        found = await entries(transfers, ledger)
+        status = Status(ledger, Health(Budget(), ledger))
+        found = json.loads(b"".join([piece async for piece in status.pieces()]))["transfers"]
         tasks.cancel_scope.cancel()
     assert [each["name"] for each in found] == [each.name for each in transfers]
     assert others >= 10

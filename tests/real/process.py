@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 POLL = 0.05
 TAIL_LINES = 40
 
+_PLACEMENTS = re.compile(r"(?:\x1b\[[0-9;]*H)*\x1b\[(?:[0-9]*;([0-9]+))?H")
+"""Cursor placements one after the other; the column of the last (ECMA-48, CUP; 1 if not given)."""
+_DRAWING = re.compile(r"\x1b(?:\[[0-9;=?]*[A-Za-z]|.)|[\x00\x07]")
+
 
 class NotHappened(AssertionError):
     """What a test waited for did not come; the text shows the ends of the logs."""
@@ -149,7 +153,24 @@ def read(path: Path) -> str:
 
 
 def tail(path: Path) -> str:
-    # Firmware draws its screens with escape sequences; they hide the words.
-    plain = re.sub(r"\x1b\[[0-9;=?]*[A-Za-z]|[\x00\x07\x08]", "", read(path))
-    lines = [line for line in plain.replace("\r", "\n").split("\n") if line.strip()]
+    plain = words_on_screen(read(path)).replace("\b", "").replace("\r", "\n")
+    lines = [line for line in plain.split("\n") if line.strip()]
     return "\n".join([f"--- the end of {path.name}:", *lines[-TAIL_LINES:]])
+
+
+def words_on_screen(console: str) -> str:
+    """What a serial console says as a person reads it: without what draws and colours.
+
+    Text that is placed elsewhere on the screen begins a line. A busy machine's SeaBIOS also places
+    the cursor where it stands already, in the middle of a word; that is no new line.
+    """
+    words = ""
+    end = 0
+    for placement in _PLACEMENTS.finditer(console):
+        words += _DRAWING.sub("", console[end : placement.start()])
+        line = words[max(words.rfind("\n"), words.rfind("\r")) + 1 :]
+        column = len(line) - 2 * line.count("\b") + 1
+        if int(placement[1] or 1) != column:
+            words += "\n"
+        end = placement.end()
+    return words + _DRAWING.sub("", console[end:])

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import struct
 import threading
 from typing import TYPE_CHECKING
 
 from . import needs, server
-from .process import Process
+from .process import Process, words_on_screen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,9 +142,7 @@ class Machine(Process):
         self.evidence = [console, self.err]
 
     def text(self) -> str:
-        """The console as lines: what firmware places elsewhere on the screen begins a line."""
-        placed = re.sub(r"\x1b\[[0-9;]*H", "\n", super().text())
-        return re.sub(r"\x1b(\[[0-9;=?]*[A-Za-z]|.)|[\x00\x07]", "", placed)
+        return words_on_screen(super().text())
 
     def type(self, keys: str) -> None:
         """Press keys; when the console shows that somebody is waiting for them."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import needs
-from .process import Process, wait_until
+from .process import Process, wait_until, words_on_screen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +103,9 @@ class Vm(Process):
         super().__init__(name, command, directory)
         self.watched = self._console
         self.evidence = [self._console, self.err]
+
+    def text(self) -> str:
+        return words_on_screen(super().text())
 
     def pause(self) -> None:
         """Stop the machine between two instructions, as a hypervisor does to migrate it."""

@@ -54,7 +54,7 @@ run: $(VENV)/.run
 	@exec $(BIN)/bootserve serve $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --ignore=tests/system $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/system -n2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-system: $(VENV)/.test
 	$(BIN)/python -m tests.system.image

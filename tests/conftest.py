@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -43,31 +43,33 @@ if os.geteuid() == 0:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_skipped] = []
+    config.pluginmanager.register(_Skipped(config.stash.setdefault(_skipped, [])))
 
 
-def _note_skip(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
-    if report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        config.stash[_skipped].append(f"{report.nodeid}: {reason}")
+class _Skipped:
+    """Notes what did not run; where several workers run the tests, for all of them."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+            name = f"{report.nodeid}: {reason}"
+            # Every worker collects, and so tells of the same modules.
+            if name not in self._names:
+                self._names.append(name)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    _note_skip(item.config, report)
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    report = yield
-    _note_skip(collector.config, report)
-    return report
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The file that takes the longest, mostly waiting, goes beside all others.
+    items.sort(key=lambda item: item.path.name != "test_patience.py")
 
 
 def _forbidden_skips(config: pytest.Config) -> list[str]:

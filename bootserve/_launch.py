@@ -20,7 +20,7 @@ _FIRST = 3
 def main() -> None:
     numbers, others, *program = sys.argv[1:]
     named = [word.split("=") for word in others.split(",")]
-    sockets = numbers.split(",")
+    sockets = numbers.split(",") if numbers else []
     sources = [int(number) for number in (*sockets, *(number for _, number in named))]
     beyond = _FIRST + len(sources)
     for source in sources:

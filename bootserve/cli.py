@@ -154,9 +154,7 @@ def _prepare(
         on_ready=on_ready,
         start=start,
         supervisor=supervisor,
-        memory=predecessor.memory,
-        relay=predecessor.relay,
-        may_notify=predecessor.main,
+        predecessor=predecessor,
     )
 
 

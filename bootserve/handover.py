@@ -23,12 +23,15 @@ from typing import Final, TypeVar
 import anyio
 import anyio.to_thread
 
-from bootserve.successor import LONGEST, MEMORY_VARIABLE, VARIABLE, Answer
+from bootserve.successor import LEAVING, LONGEST, MEMORY_VARIABLE, VARIABLE, Answer
 from bootserve.systemd import Inherited
 from bootserve.text import printable
 
 TIMEOUT: Final = 60.0
 """Seconds within which a new process must be ready. Then it is ended, and the old one stays."""
+
+_LOOK: Final = 0.2
+"""Seconds from one look for the end of a process to the next."""
 
 _END_TIMEOUT: Final = 5.0
 """Seconds that it may take to end by SIGTERM before it is killed."""
@@ -87,6 +90,49 @@ def _directory() -> str | None:
         return str(here)
 
 
+class Successor:
+    """A process that has taken over.
+
+    Args:
+        pipe: where it says that it leaves, and whose end tells that nobody serves any more, see
+            `bootserve.successor`; it is this object's from now on.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], pipe: int) -> None:
+        self._process = process
+        self._pipe = pipe
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def leaves_a_gap(self) -> bool:
+        """Wait until it, or whoever has succeeded it, serves no more; whether it did not say so."""
+        self._process.returncode = 0  # which only tells subprocess that others reap it
+        try:
+            if await _read_line(self._pipe) == LEAVING:
+                return False
+        finally:
+            os.close(self._pipe)
+        # A program older than this rule has closed the pipe, and nothing more is known of it.
+        with anyio.move_on_after(_END_TIMEOUT):
+            while not self._has_ended():  # noqa: ASYNC110 (it is the kernel that knows)
+                await anyio.sleep(_LOOK)
+        return self._has_ended()
+
+    def _has_ended(self) -> bool:
+        # How it ended is for whoever reaps it to tell.
+        with contextlib.suppress(ChildProcessError):
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return True
+
+    async def end(self) -> None:
+        """Have it end, because it is not needed after all."""
+        os.close(self._pipe)
+        with anyio.CancelScope(shield=True):
+            await _end(self._process)
+
+
 async def start_successor(
     start: Start,
     sockets: Sequence[Inherited],
@@ -94,10 +140,10 @@ async def start_successor(
     within: float = TIMEOUT,
     memory: Callable[[], bytes] = bytes,
     others: Mapping[str, int] = _NONE,
-) -> subprocess.Popen[bytes]:
+) -> Successor:
     """Start a new process with copies of ``sockets``, and wait until it is ready.
 
-    The caller must wait() for the process some day. When this is cancelled, the process is ended.
+    When this is cancelled, the process is ended.
 
     Args:
         within: seconds.
@@ -111,7 +157,8 @@ async def start_successor(
         reading, writing = os.pipe()
     except OSError as error:
         raise _cannot_start(error) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, reading)
         try:
             process = await _in_thread(
                 _start, start, sockets, {VARIABLE: writing, **others}, memory
@@ -134,7 +181,8 @@ async def start_successor(
                 await _end(process)
             raise
         if answer == Answer():
-            return process
+            stack.pop_all()
+            return Successor(process, reading)
         with anyio.CancelScope(shield=True):
             # It is about to end by itself.
             if not await _has_ended(process):
@@ -143,8 +191,6 @@ async def start_successor(
             raise HandoverFailed(*answer.problems)
         how = how_it_ended(process.returncode)
         raise HandoverFailed(f"the new process, pid {process.pid}, {how} before it was ready")
-    finally:
-        os.close(reading)
 
 
 async def _in_thread(function: Callable[..., _Result], *args: object) -> _Result:
@@ -205,10 +251,11 @@ async def _read_line(pipe: int) -> bytes:
     os.set_blocking(pipe, False)
     data = b""
     while not data.endswith(b"\n") and len(data) <= LONGEST:
-        await anyio.wait_readable(pipe)
         try:
-            more = os.read(pipe, LONGEST + 1)
+            # No byte of what may come behind the line.
+            more = os.read(pipe, 1)
         except BlockingIOError:
+            await anyio.wait_readable(pipe)
             continue
         if not more:
             break

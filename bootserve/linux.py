@@ -22,6 +22,8 @@ _STATX_BASIC_STATS: Final = 0x7FF
 _STATX: Final = struct.Struct("=28x H 2x QQ 48x qI4x qI4x 8x II 112x")
 """Of ``struct statx``: mode, inode, size, ctime, mtime, and the device's numbers."""
 
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
 _TMPFS_MAGIC: Final = 0x01021994
 _RAMFS_MAGIC: Final = 0x858458F6
 _STATFS_SIZE: Final = 256
@@ -47,6 +49,16 @@ def open_cached(path: str, flags: int, dir_fd: int | None = None) -> int:
     if number in (errno.ENOSYS, errno.EINVAL, errno.EPERM):
         number = errno.EAGAIN
     raise OSError(number, os.strerror(number), path)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends, instead of PID 1.
+
+    See PR_SET_CHILD_SUBREAPER in prctl(2); raises OSError.
+    """
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 class Facts(NamedTuple):

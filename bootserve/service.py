@@ -8,11 +8,9 @@ import errno
 import logging
 import os
 import signal
-import socket
-import subprocess
-import threading
 from collections.abc import AsyncGenerator, Callable
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import anyio
@@ -22,13 +20,14 @@ from bootserve import control
 from bootserve.assembly import Assembly
 from bootserve.control import Json
 from bootserve.doors import Doors
-from bootserve.handover import HandoverFailed, NotNow, Start, how_it_ended, start_successor
+from bootserve.handover import HandoverFailed, NotNow, Start
 from bootserve.memory import recall, snapshot
 from bootserve.notify import Notifier
 from bootserve.resources import calm_collector
 from bootserve.runtime import ControlSocket, NoRuntimeDir, own_directory
 from bootserve.settings import Settings
-from bootserve.successor import RELAY_VARIABLE
+from bootserve.succession import Succession
+from bootserve.successor import Predecessor
 from bootserve.supervisor import Supervisor
 from bootserve.terminal import LOOK, Terminal
 from bootserve.watch.quiet import QuietLog, keep_telling, tell_all
@@ -69,9 +68,7 @@ class Service:
         on_ready: called once, when every door is open.
         start: how to start this program again.
         supervisor: who is told of the process that takes over.
-        memory: what the process that this one replaces knew, see `bootserve.memory`.
-        relay: to the TFTP transfers of that process, see `bootserve.tftp.relay`.
-        may_notify: see `bootserve.notify.Notifier`.
+        predecessor: the process that this one replaces, if it does.
     """
 
     def __init__(
@@ -82,28 +79,34 @@ class Service:
         on_ready: Callable[[], None] = lambda: None,
         start: Start | None = None,
         supervisor: Supervisor | None = None,
-        memory: bytes = b"",
-        relay: socket.socket | None = None,
-        may_notify: int | None = None,
+        predecessor: Predecessor | None = None,
     ) -> None:
+        predecessor = predecessor or Predecessor(None)
         self._settings = settings
         self._doors = doors
         self._on_ready = on_ready
-        self._start = start or Start.of_this_process()
         self._supervisor = supervisor or Supervisor.of_this_process(has_predecessor=False)
         self._terminal = Terminal()
         # Before descriptors are counted.
         self._notifier = Notifier(
-            self._supervisor.notify_socket, self._supervisor.watchdog, may_notify
+            self._supervisor.notify_socket, self._supervisor.watchdog, predecessor.main
         )
         self._parts = Assembly(settings, doors, self._is_ready, lambda: self._state)
-        recall(self._parts.catalog, memory, with_slowed=settings.lanes.auto_lane)
-        self._relay = relay
+        recall(self._parts.catalog, predecessor.memory, with_slowed=settings.lanes.auto_lane)
+        self._succession = Succession(
+            start or Start.of_this_process(),
+            self._supervisor,
+            doors,
+            memory=partial(snapshot, self._parts.catalog),
+            waiting=predecessor.waiting,
+            relay=self._parts.tftp.relay_to_successor,
+            resign=self._notifier.resign,
+        )
+        self._predecessor = predecessor
         self._ledger = self._parts.ledger
         self._http = self._parts.http
         self._state = State.STARTING
         self._stop_signals = 0
-        self._upgrading: anyio.CancelScope | None = None
         self._was_cut = False
         self._tasks: anyio.abc.TaskGroup
 
@@ -121,21 +124,26 @@ class Service:
                     await self._tasks.start(self._watch_signals)
                     self._tasks.start_soon(self._watch_terminal)
                     self._tasks.start_soon(self._parts.health.run)
+                    self._tasks.start_soon(self._predecessor.see_off)
                     self._tasks.start_soon(keep_telling)
                     self._open_control(stack)
-                    if self._relay is not None:
-                        self._parts.tftp.relay_to_predecessor(self._relay)
+                    if self._predecessor.relay is not None:
+                        self._parts.tftp.relay_to_predecessor(self._predecessor.relay)
                     async with anyio.create_task_group() as doors:
                         await doors.start(self._parts.tftp.serve)
                         doors.start_soon(self._http.serve, self._doors.http)
+                    await self._succession.settle()
                     self._tasks.cancel_scope.cancel()
         finally:
+            self._succession.close()
             self._notifier.close()
             self._doors.close()
             tell_all()
-        if not self._was_cut:
+        if self._succession.is_forsaken:
+            logger.error("pid %d has left, and nobody serves", os.getpid())
+        elif not self._was_cut:
             logger.info("pid %d has left; nothing was cut off", os.getpid())
-        return not self._was_cut
+        return not (self._was_cut or self._succession.is_forsaken)
 
     async def upgrade(self) -> int:
         """Have a new process take over, and drain; return its process id.
@@ -144,7 +152,9 @@ class Service:
             HandoverFailed: there is none, and this one goes on; it has been logged.
         """
         try:
-            process = await self._start_successor()
+            if self._is_draining():
+                raise NotNow("it is leaving and has nothing to hand over")
+            successor = await self._succession.begin()
         except NotNow as failure:
             _refusals.log(logging.WARNING, "no upgrade of pid %d: %s", os.getpid(), failure)
             raise
@@ -152,62 +162,12 @@ class Service:
             logger.error("no upgrade, pid %d goes on as it was: %s", os.getpid(), failure)
             raise
         self._http.state.has_successor = True
-        self._drain(f"pid {process.pid} has taken over; this process, pid {os.getpid()}, leaves")
-        return process.pid
+        self._tasks.start_soon(self._succession.watch, successor)
+        self._drain(f"pid {successor.pid} has taken over; this process, pid {os.getpid()}, leaves")
+        return successor.pid
 
     def _is_draining(self) -> bool:
         return self._state is State.DRAINING
-
-    async def _start_successor(self) -> subprocess.Popen[bytes]:
-        if self._is_draining():
-            raise NotNow("it is leaving and has nothing to hand over")
-        if self._upgrading is not None:
-            raise NotNow("an upgrade is under way already; wait for it")
-        if (why_not := self._supervisor.why_not()) is not None:
-            raise HandoverFailed(why_not)
-        logger.info("upgrading: starting a new process")
-        process: subprocess.Popen[bytes] | None = None
-        with contextlib.ExitStack() as stack:
-            try:
-                others = stack.enter_context(self._supervisor.succession())
-            except OSError as error:
-                raise HandoverFailed(
-                    f"a new process cannot be started: {error.strerror}"
-                ) from error
-            relay = self._parts.tftp.relay_to_successor()
-            if relay is not None:
-                stack.enter_context(relay)
-                others[RELAY_VARIABLE] = relay.fileno()
-            try:
-                with anyio.CancelScope() as self._upgrading:
-                    process = await start_successor(
-                        self._start,
-                        self._doors.to_hand_over(),
-                        memory=snapshot(self._parts.catalog),
-                        others=others,
-                    )
-            finally:
-                self._upgrading = None
-            if process is not None:
-                # Where no thread is to be had, a dead one remains until this process ends.
-                with contextlib.suppress(RuntimeError):
-                    threading.Thread(target=_reap, args=(process,), daemon=True).start()
-                if not self._is_draining():
-                    self._tell_supervisor(process)
-                    return process
-                process.terminate()
-        raise NotNow("it was told to stop meanwhile")
-
-    def _tell_supervisor(self, process: subprocess.Popen[bytes]) -> None:
-        try:
-            self._supervisor.tell_successor(process.pid)
-            self._notifier.resign()
-        except OSError as error:
-            process.terminate()
-            raise HandoverFailed(
-                "systemd cannot be told of the new process, which was ended:"
-                f" NOTIFY_SOCKET: {error.strerror or error}"
-            ) from error
 
     def _is_ready(self) -> None:
         # A process that is to stop already must not replace one that serves.
@@ -232,6 +192,7 @@ class Service:
                 elif not self._terminal.is_gone():
                     self._tasks.start_soon(self._upgrade_on_signal)
                 else:
+                    self._succession.end()
                     self._drain("stopping, because the terminal was closed")
 
     async def _watch_terminal(self) -> None:
@@ -247,6 +208,7 @@ class Service:
             await self.upgrade()
 
     def _stop(self, number: int) -> None:
+        self._succession.end()
         if self._stop_signals == 0 or not self._supervisor.repeats(number):
             self._stop_signals += 1
         if self._stop_signals > 1:
@@ -264,8 +226,8 @@ class Service:
         if self._is_draining():
             return
         self._state = State.DRAINING
-        if self._upgrading is not None:
-            self._upgrading.cancel()
+        if not self._http.state.has_successor:
+            self._predecessor.tell_leaving()
         logger.info(
             "%s: no new requests; transfers that go on to their end: %d (%s cuts them off)",
             why,
@@ -316,10 +278,3 @@ class Service:
             return {"pid": await self.upgrade()}
         except HandoverFailed as failure:
             return {"error": "; ".join(failure.problems)}
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of the process that has taken over, which is a child of this one."""
-    if process.wait() != 0:
-        how = how_it_ended(process.returncode)
-        logger.warning("pid %d, which had taken over, %s", process.pid, how)

@@ -96,6 +96,9 @@ def pytest_terminal_summary(
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    # How wide somebody's terminal is; pytest's workers have it set.
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
     for name in list(os.environ):
         if name.upper().startswith("BOOTSERVE_") and name != _NO_SKIP:
             monkeypatch.delenv(name)

@@ -1,7 +1,8 @@
 """A service manager as sd_notify(3) has it: a datagram socket, and who may say what on it.
 
-It judges messages as systemd does with NotifyAccess=main: by the process id that the kernel puts on
-each, against the main process, which is the first one until that one names another.
+It judges messages by the process id that the kernel puts on each, against the main process, which
+is the first one until that one names another. Former ones may do that as well, and nothing else:
+systemd would take more from them with NotifyAccess=all, but it would be wrong.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ class Manager:
     sock: socket.socket
     address: str
     main: int | None = None
+    former: set[int] = field(default_factory=set)
     refused: list[Message] = field(default_factory=list)
-    """What systemd would complain of."""
+    """What was not for its sender to say."""
 
     def receive(self) -> Message:
         """Wait for the next message."""
@@ -72,9 +74,11 @@ class Manager:
         assert all("=" in line for line in lines), lines
         fields = dict(line.split("=", 1) for line in lines)
         message = Message(pid, fields, pid == self.main)
-        if not message.is_from_main:
+        is_an_elders = pid in self.former and fields.keys() == {"MAINPID"}
+        if not (message.is_from_main or is_an_elders):
             self.refused.append(message)
         elif "MAINPID" in fields:
+            self.former.add(self.main)
             self.main = int(fields["MAINPID"])
         return message
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.downloads import CONFIG, assets, configure, finishes, slow_download
+from tests.downloads import CONFIG, assets, configure, finishes, get, slow_download
 from tests.family import DEADLINE, Family, family, is_running, wait_until
 
 
@@ -22,6 +23,13 @@ def server(tmp_path: Path) -> Iterator[Family]:
     assets(tmp_path)
     with family(tmp_path, CONFIG) as found:
         yield found
+
+
+def _newest(server: Family) -> int:
+    """Who serves after one that has died."""
+    wait_until(lambda: re.search(r" W pid \d+ has taken over$", server.log(), re.MULTILINE))
+    [pid] = re.findall(r" W pid (\d+) has taken over$", server.log(), re.MULTILINE)
+    return int(pid)
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
@@ -65,14 +73,85 @@ def test_after_a_hand_over_the_second_signal_cuts(server: Family) -> None:
     assert is_running(new)
 
 
-def test_the_end_of_a_successor_is_reported_by_who_still_drains(server: Family) -> None:
+def test_who_still_drains_replaces_a_successor_that_dies(server: Family) -> None:
     http, _ = server.ports()
     with slow_download(http) as client:
         new = server.replace()
         os.kill(new, signal.SIGKILL)
         server.wait_for_log(f"pid {new}, which had taken over, was ended by SIGKILL")
+        newest = _newest(server)
+        assert newest not in (server.pid, new)
+        assert get(server.ports()[0], "name") == b"one"
+        assert finishes(client)
+        assert server.leave() == 0
+    assert is_running(newest)
+    assert "nothing was cut off" in server.log()
+
+
+def test_the_oldest_that_drains_does_so_when_all_that_came_later_are_gone(server: Family) -> None:
+    http, _ = server.ports()
+    with slow_download(http) as client:
+        second = server.replace()
+        third = server.replace()
+        wait_until(lambda: not is_running(second))
+        os.kill(third, signal.SIGKILL)
+        assert _newest(server) not in (server.pid, second, third)
+        assert get(server.ports()[0], "name") == b"one"
         assert finishes(client)
     assert server.leave() == 0
+
+
+def test_of_several_that_drain_only_the_youngest_replaces_who_died(server: Family) -> None:
+    http, _ = server.ports()
+    with slow_download(http) as client:
+        second = server.replace()
+        with slow_download(http) as later_client:
+            third = server.replace()
+            os.kill(third, signal.SIGKILL)
+            newest = _newest(server)
+            assert f"pid {second}, which still drains, sees to it" in server.log()
+            assert finishes(later_client)
+        wait_until(lambda: not is_running(second))
+        assert get(server.ports()[0], "name") == b"one"
+        assert is_running(newest)
+        assert finishes(client)
+    assert server.leave() == 0
+    assert server.log().count("nobody serves any more") == 1
+
+
+def test_nobody_replaces_a_successor_that_was_told_to_stop(server: Family) -> None:
+    with slow_download(server.ports()[0]) as client:
+        new = server.replace()
+        os.kill(new, signal.SIGTERM)
+        wait_until(lambda: not is_running(new))
+        assert finishes(client)
+        assert server.leave() == 0
+    assert "nobody serves" not in server.log()
+
+
+def test_a_mistake_that_keeps_everybody_from_serving_may_be_mended(server: Family) -> None:
+    with slow_download(server.ports()[0]) as client:
+        new = server.replace()
+        config = server.folder / "bootserve.toml"
+        config.rename(config.with_suffix(".away"))
+        os.kill(new, signal.SIGKILL)
+        server.wait_for_log("No such file or directory; the next attempt is in 1 s")
+        config.with_suffix(".away").rename(config)
+        _newest(server)
+        assert get(server.ports()[0], "name") == b"one"
+        assert finishes(client)
+    assert server.leave() == 0
+
+
+def test_the_last_to_leave_says_that_nobody_serves(server: Family) -> None:
+    with slow_download(server.ports()[0]) as client:
+        new = server.replace()
+        (server.folder / "bootserve.toml").unlink()
+        os.kill(new, signal.SIGKILL)
+        server.wait_for_log("the next attempt is in")
+        assert finishes(client)
+        assert server.leave() == 1
+    assert f"pid {server.pid} has left, and nobody serves" in server.log()
 
 
 def test_a_terminal_that_is_closed_stops_the_server(tmp_path: Path) -> None:

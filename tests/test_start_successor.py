@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -126,6 +127,29 @@ async def test_without_descriptors_there_is_no_successor(free: int) -> None:
             stack.callback(os.close, number)
         with pytest.raises(HandoverFailed, match="Too many open files"):
             await start_successor(_start("pass"), sockets)
+
+
+_READY = "import os; os.write(int(os.environ['BOOTSERVE_HANDOVER_FD']), b'{\"problems\": []}\\n')\n"
+_CLOSED = "os.close(int(os.environ['BOOTSERVE_HANDOVER_FD'])); import time; time.sleep(600)"
+
+
+@pytest.mark.parametrize(
+    ("code", "is_gap"),
+    [
+        pytest.param("os.kill(os.getpid(), 9)", True, id="dies"),
+        pytest.param(
+            "os.write(int(os.environ['BOOTSERVE_HANDOVER_FD']), b'leaving\\n')", False, id="leaves"
+        ),
+        pytest.param(_CLOSED, False, id="is older than the rule that the pipe is kept"),
+    ],
+)
+async def test_a_successor_that_goes(code: str, is_gap: bool) -> None:
+    with _sockets() as sockets:
+        successor = await start_successor(_start(_READY + code), sockets)
+    assert await successor.leaves_a_gap() is is_gap
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(successor.pid, signal.SIGKILL)
+    await anyio.to_thread.run_sync(os.waitpid, successor.pid, 0)
 
 
 async def test_what_a_successor_says_is_escaped() -> None:

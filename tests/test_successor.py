@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootserve.settings import load, unknown_variables
-from bootserve.successor import LONGEST, MEMORY_VARIABLE, VARIABLE, Answer, Predecessor
+from bootserve.successor import (
+    ELDER_VARIABLE,
+    LEAVING,
+    LONGEST,
+    MEMORY_VARIABLE,
+    VARIABLE,
+    Answer,
+    Predecessor,
+)
 
 
 @given(st.lists(st.text()))
@@ -41,17 +49,37 @@ def test_what_looks_like_an_answer_is_none(line: bytes) -> None:
     assert Answer.decode(line) is None
 
 
-def test_the_pipe_is_taken_once_and_closed_after_the_answer() -> None:
+def test_a_process_that_cannot_serve_says_so_and_no_more() -> None:
     reading, writing = os.pipe()
     environ = {VARIABLE: str(writing)}
     predecessor = Predecessor.take(environ)
     assert environ == {}
-    predecessor.tell_ready()
+    predecessor.tell_failed(["a", "b"])
     predecessor.tell_failed(["too late"])
     with os.fdopen(reading, "rb") as pipe:
-        assert Answer.decode(pipe.read()) == Answer()
+        assert Answer.decode(pipe.read()) == Answer(("a", "b"))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(writing)
+
+
+def test_all_that_still_drain_are_told_who_leaves_in_order() -> None:
+    (reading, writing), (elders, elders_pipe), (gone, gones_pipe) = os.pipe(), os.pipe(), os.pipe()
+    environ = {
+        VARIABLE: str(writing),
+        f"{ELDER_VARIABLE}7": str(elders_pipe),
+        f"{ELDER_VARIABLE}x": str(gones_pipe),
+    }
+    predecessor = Predecessor.take(environ)
+    assert environ == {}
+    predecessor.tell_ready()
+    os.close(gone)
+    assert set(predecessor.waiting().values()) == {writing, elders_pipe}
+    predecessor.tell_leaving()
+    assert predecessor.waiting() == {}
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == Answer().encode() + LEAVING
+    with os.fdopen(elders, "rb") as pipe:
+        assert pipe.read() == LEAVING
 
 
 def test_what_the_predecessor_knew_is_taken_once_and_its_file_closed() -> None:

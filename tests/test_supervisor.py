@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from bootserve.supervisor import Supervisor
 from tests import needs
-from tests.family import Family, family
+from tests.downloads import CONFIG as DOWNLOADS
+from tests.downloads import assets, finishes, slow_download
+from tests.family import Family, family, is_running, wait_until
 from tests.manager import CONFIG, manager, service
 
 
@@ -34,6 +37,28 @@ def test_systemd_is_told_of_readiness_and_of_every_new_main_process(
             systemd.wait_for("MAINPID", str(new))
             # It speaks for itself from then on, and not before.
             systemd.wait_for("STATUS", pid=new)
+        assert server.leave() == 0
+        assert systemd.refused == []
+
+
+def test_systemd_is_told_who_replaces_a_main_process_that_died(tmp_path: Path) -> None:
+    assets(tmp_path)
+    address = str(tmp_path / "notify")
+    with (
+        manager(address) as systemd,
+        service(tmp_path, address, config=DOWNLOADS) as server,
+        slow_download(server.ports()[0]) as client,
+    ):
+        second, third = server.replace(), server.replace()
+        systemd.wait_for("STATUS", pid=third)
+        wait_until(lambda: not is_running(second))
+        os.kill(third, signal.SIGKILL)
+        newest = int(systemd.wait_for("MAINPID", pid=server.pid).fields["MAINPID"])
+        assert newest not in (server.pid, second, third)
+        systemd.wait_for("STATUS", pid=newest)
+        # It is not systemd's child as long as that one could take its end for the service's.
+        assert server.successor() == newest
+        assert finishes(client)
         assert server.leave() == 0
         assert systemd.refused == []
 

@@ -51,7 +51,6 @@ def status(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=DEADLINE,
         check=False,
-        env={name: value for name, value in os.environ.items() if name != "COLUMNS"},
     )
 
 

@@ -176,6 +176,32 @@ def test_a_reload_cuts_nothing(service: Service) -> None:
     assert [one for one in service.complaints(since) if "not our child" not in one] == []
 
 
+@pytest.mark.parametrize("reloads", [1, 2])
+def test_whoever_dies_after_a_reload_is_replaced_at_once(service: Service, reloads: int) -> None:
+    with service.download("large") as slow:
+        slow.read(MIB)
+        old = service.main_pid()
+        since = service.machine.cursor()
+        service.machine.run("systemctl", "reload", UNIT)
+        if reloads == 2:
+            service.reload_alone()
+        died = service.main_pid()
+        service.machine.run("sh", "-c", f"kill -KILL {died}")
+        service.wait(lambda: service.main_pid() not in (old, died), "another main process")
+        assert service.serves("small")
+        assert service.serves_by_tftp("small")
+        assert service.is_alive(old)
+        assert slow.finish() == service.digests["large"]
+    service.wait(lambda: not service.is_alive(old), "the end of the first process")
+    assert service.state("ActiveState") == "active"
+    assert service.restarts() == 0
+    assert [one for one in service.complaints(since) if "not our child" not in one] == []
+    # It is systemd's own child now, whose death systemd sees.
+    pid = service.main_pid()
+    service.machine.run("sh", "-c", f"kill -KILL {pid}")
+    service.wait(lambda: service.main_pid() not in (0, pid), "a restart by systemd")
+
+
 def test_a_reload_with_a_mistake_in_the_configuration_changes_nothing(service: Service) -> None:
     assert service.serves("small")
     serving = service.main_pid()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import socket
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import bootserve
 from tests import needs
 from tests.downloads import BIG, CONFIG, assets, configure, finishes, get, slow_download
 from tests.family import DEADLINE, Family, descriptors, family, is_running, wait_until
@@ -59,6 +62,37 @@ def test_new_code_is_what_the_new_process_runs(tmp_path: Path) -> None:
         server.replace()
         assert "the old code" in server.log()
         assert "the new code" in server.log()
+
+
+def test_files_of_another_version_are_nothing_to_a_process_that_runs(tmp_path: Path) -> None:
+    """They may lie there for long, if the new version does not come up."""
+    assets(tmp_path)
+    kernel = tmp_path / "one/x86_64/vmlinuz"
+    kernel.parent.mkdir()
+    kernel.write_bytes(b"kernel")
+    package = tmp_path / "bootserve"
+    ours = Path(bootserve.__file__).parent
+    shutil.copytree(ours, package, ignore=shutil.ignore_patterns("__pycache__"))
+    program = tmp_path / "program.py"
+    program.write_text("from bootserve.cli import main\nmain()\n")
+    launcher = (sys.executable, "-c", _CHANGE_DIRECTORY, str(tmp_path))
+    with family(tmp_path, CONFIG, launcher=launcher) as server:
+        http, tftp = server.ports()
+        package.rename(tmp_path / "old")
+        package.mkdir()
+        (package / "__init__.py").write_text("raise SystemExit('this version does not start')\n")
+        for name in ("boot.ipxe", "boot.ipxe?mac=52:54:00:12:34:56", "healthz", "metrics"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{http}/{name}", timeout=DEADLINE) as got:
+                assert got.read(), name
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            for name in ("pxelinux.cfg/default", "boot/grub/grub.cfg"):
+                client.sendto(f"\0\1{name}\0octet\0".encode(), ("127.0.0.1", tftp))
+                assert client.recv(2048).startswith(b"\0\3\0\1"), name
+        assert server.upgrade().returncode == 1
+        assert get(http, "name") == b"one"
+    assert "this version does not start" in server.log()
+    assert "Traceback" not in server.log()
 
 
 _CHANGE_DIRECTORY = """

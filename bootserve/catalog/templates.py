@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 Raw = Markup
 """Text that is script already and is printed as it is. Jinja's own type for "already escaped"
 serves: macros return it, and with it autoescaping (which is for HTML) finds nothing left to do."""
+
+# Read now: an upgrade begins with another version's files in the place of ours.
+_TEMPLATES: Final = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in Path(__file__).with_name("scripts").glob("*.j2")
+}
 
 
 def environment(quote: Callable[[str], str]) -> Environment:
@@ -22,7 +29,7 @@ def environment(quote: Callable[[str], str]) -> Environment:
         return Raw(value)
 
     return Environment(
-        loader=PackageLoader("bootserve.catalog", "scripts"),
+        loader=DictLoader(_TEMPLATES),
         undefined=StrictUndefined,
         finalize=finalize,
         autoescape=True,

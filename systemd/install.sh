@@ -8,6 +8,8 @@
 # Units and the like go to /usr/local/lib, which is for what the administrator has built; /etc is
 # left to the changes that the administrator makes to them.
 set -eu
+# What lies outside of the program's own folder is to be reached by its user, too.
+umask 022
 cd "$(dirname "$0")/.."
 
 PREFIX=${PREFIX:-/opt/bootserve}
@@ -33,6 +35,10 @@ check_arguments() {
     # These go into units and `#!` lines, which have no quotes for anything else.
     case $PREFIX in
     *[!A-Za-z0-9/._+-]*) fail "PREFIX=$PREFIX: letters, digits and / . _ + - only" ;;
+    *//* | */ | */. | */./* | */.. | */../*)
+        fail "PREFIX=$PREFIX: name a folder by its whole path, without // and dots between" ;;
+    /home/* | /root/* | /run/user/*)
+        fail "PREFIX=$PREFIX is out of reach for the service (ProtectHome=); choose another one" ;;
     /*[!/]*) ;;
     *) fail "PREFIX=$PREFIX: name a folder by its whole path, for example PREFIX=/opt/bootserve" ;;
     esac
@@ -43,9 +49,15 @@ check_arguments() {
     if [ -z "$DESTDIR" ] && [ "$(id -u)" -ne 0 ]; then
         fail "needs root, or a DESTDIR=... of your own; try: sudo make $1"
     fi
-    if [ -e "$program" ] && [ ! -e "$program/bin/bootserve" ]; then
+    if [ -e "$program" ] && ! is_ours "$program"; then
         fail "$program is there and is not bootserve's; choose another PREFIX=..."
     fi
+}
+
+# A folder of its own, which may be replaced and removed as a whole. That bin/bootserve is there says
+# nothing: /usr/local has one as well, the link that we put there.
+is_ours() {
+    [ -e "$1/pyvenv.cfg" ] && [ -e "$1/share/bootserve/bootserve.toml" ]
 }
 
 is_booted() {
@@ -60,7 +72,8 @@ build() {
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$PYTHON is not Python 3.11 or newer; name one with make install PYTHON=..."
     interpreter=$("$PYTHON" -c 'import os, sys; print(os.path.realpath(sys.executable))')
-    case $DESTDIR$interpreter in
+    # What a package is built with may lie anywhere.
+    [ -n "$DESTDIR" ] || case $interpreter in
     /home/* | /root/*)
         fail "$interpreter is out of reach for the service (ProtectHome=); name another one, for" \
             "example make install PYTHON=/usr/bin/python3"

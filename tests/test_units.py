@@ -38,7 +38,12 @@ class Host:
     prefix: Path
 
     def make(
-        self, target: str, *, python: str = sys.executable, environ: Mapping[str, str] | None = None
+        self,
+        target: str,
+        *,
+        python: str = sys.executable,
+        environ: Mapping[str, str] | None = None,
+        umask: int = 0o022,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
@@ -57,6 +62,7 @@ class Host:
             text=True,
             timeout=10 * DEADLINE,
             check=False,
+            umask=umask,
         )
 
     def install(self, **environ: str) -> str:
@@ -365,6 +371,8 @@ def test_an_installation_that_fails_changes_nothing(host: Host) -> None:
         ("opt/bootserve", "by its whole path"),
         ("/", "by its whole path"),
         ("/usr", "is not bootserve's"),
+        ("/opt/../usr", "dots"),
+        ("/home/somebody/bootserve", "out of reach"),
     ],
 )
 def test_a_prefix_that_will_not_do_is_refused_at_once(
@@ -376,6 +384,45 @@ def test_a_prefix_that_will_not_do_is_refused_at_once(
     [line] = [line for line in done.stderr.splitlines() if line.startswith("bootserve: ")]
     assert complaint in line
     assert installed.files() == before
+
+
+@pytest.mark.parametrize("target", ["install", "uninstall"])
+def test_a_folder_with_other_things_in_it_is_not_taken_for_the_programs(
+    target: str, host: Host
+) -> None:
+    """/usr/local is one: ``bootserve`` in its ``bin`` is the link to the program's."""
+    command = host.root / "usr/local/bin/bootserve"
+    command.unlink()
+    command.write_text("#!/bin/sh\n")
+    other = host.root / "usr/local/share/doc"
+    other.mkdir(parents=True)
+    before = host.files()
+    done = Host(host.root, Path("/usr/local")).make(target)
+    assert done.returncode != 0
+    assert "is not bootserve's" in done.stderr
+    assert host.files() == before
+    assert other.is_dir()
+
+
+def test_the_services_user_gets_at_it_whatever_the_umask_is(host: Host) -> None:
+    shutil.rmtree(host.root / "usr")
+    shutil.rmtree(host.root / "var")
+    done = host.make("install", umask=0o077)
+    assert done.returncode == 0, done
+    program = Path(f"{host.root}{host.prefix}")
+    for folder in ("usr/local/bin", "usr/local/lib/systemd/system", "var/lib/bootserve/x86_64"):
+        assert (host.root / folder).stat().st_mode & 0o777 == 0o755, folder
+    assert (program / "share/bootserve/bootserve.toml").stat().st_mode & 0o777 == 0o644
+    assert (host.config.parent / "secrets").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_package_may_be_built_below_home(host: Host, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] && echo /usr/bin/python3\n')
+    python.chmod(0o755)
+    done = Host(Path(f"/home/..{host.root}"), host.prefix).make("install", python=str(python))
+    # It gets as far as this interpreter, which is none, can get.
+    assert "could not make a virtual environment" in done.stderr
 
 
 def test_longer_pauses_are_for_systemds_that_know_them(host: Host) -> None:

@@ -24,6 +24,9 @@ from bootserve.endpoint import Endpoint
 TICK: Final = 2.0
 """Seconds between two looks, at most."""
 
+WATCHDOG_PID: Final = "WATCHDOG_PID"
+"""Names the process that systemd expects to feed its watchdog (sd_watchdog_enabled(3))."""
+
 _SHARE: Final = 1 / 3
 """Of the time after which systemd ends us: two messages may come late or get lost."""
 
@@ -46,7 +49,7 @@ def watchdog_time(environ: Mapping[str, str], pid: int) -> float | None:
 
     See sd_watchdog_enabled(3).
     """
-    if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+    if environ.get(WATCHDOG_PID, str(pid)) != str(pid):
         return None
     text = environ.get("WATCHDOG_USEC", "")
     # int() takes no more than some thousand digits.

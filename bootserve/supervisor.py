@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bootserve.notify import socket_name, watchdog_time
+from bootserve.notify import WATCHDOG_PID, socket_name, watchdog_time
 from bootserve.successor import MAIN_VARIABLE
 from bootserve.text import as_word
 
 EXEC_PID: Final = "SYSTEMD_EXEC_PID"
-"""Names the process that systemd has started (systemd.exec(5)); `bootserve._launch` keeps it up."""
+"""Names the process that systemd has started (systemd.exec(5)); `bootserve._launch` keeps it up.
+systemd before 248 does not set it, but the watchdog's variable, which says the same."""
 
 _INITS: Final = frozenset(("tini", "docker-init", "dumb-init", "catatonit"))
 """What PID 1 is called (proc_pid_comm(5)) if it is known to end with the child that it has started.
@@ -58,7 +59,7 @@ class Supervisor:
         return cls(
             pid,
             _name_of_init() if is_child_of_init else "",
-            environ.get(EXEC_PID) == str(pid),
+            str(pid) in (environ.get(EXEC_PID), environ.get(WATCHDOG_PID)),
             environ.get("NOTIFY_SOCKET", ""),
             watchdog_time(environ, pid),
         )

@@ -63,6 +63,24 @@ def test_systemd_is_told_who_replaces_a_main_process_that_died(tmp_path: Path) -
         assert systemd.refused == []
 
 
+def test_a_systemd_that_names_its_process_to_the_watchdog_only_is_told_as_well(
+    tmp_path: Path,
+) -> None:
+    """Those before 248: they would take the end of the old process for that of the service."""
+    address = str(tmp_path / "notify")
+    environ = (f"NOTIFY_SOCKET={address}", "WATCHDOG_USEC=60000000")
+    # The shell becomes the program, under the same number.
+    as_systemd = ("env", "-u", "SYSTEMD_EXEC_PID", *environ, "sh", "-c")
+    launcher = (*as_systemd, 'WATCHDOG_PID=$$ exec "$@"', "sh")
+    with manager(address) as systemd, family(tmp_path, CONFIG, launcher=launcher) as server:
+        systemd.wait_for("READY", "1", pid=server.pid)
+        for _ in range(2):
+            new = server.replace()
+            systemd.wait_for("MAINPID", str(new))
+            systemd.wait_for("WATCHDOG", pid=new)
+        assert systemd.refused == []
+
+
 def test_a_service_whose_manager_cannot_be_told_is_not_upgraded(tmp_path: Path) -> None:
     with service(tmp_path, "") as server:
         done = server.upgrade()

@@ -133,6 +133,13 @@ knows_backoff() {
     [ "${version:-0}" -ge 254 ]
 }
 
+# The prefix that the units here were installed with, if there are any.
+units_prefix() {
+    if [ -e "$units/bootserve.service" ]; then
+        sed -n 's|^ExecStart=\(/.*\)/bin/bootserve .*|\1|p' "$units/bootserve.service"
+    fi
+}
+
 put_units() {
     put 644 systemd/bootserve.service "$units/bootserve.service"
     put 644 systemd/bootserve.socket "$units/bootserve.socket"
@@ -183,16 +190,22 @@ install() {
         systemd-tmpfiles --create "$PWD/systemd/tmpfiles.conf"
     fi
     swap
+    before=$(units_prefix)
     put_units
     if is_booted; then
         systemctl daemon-reload
-        if systemctl --quiet is-active bootserve.service; then
+        if ! systemctl --quiet is-active bootserve.service; then
+            echo "Installed. To start it, now and at every boot: systemctl enable --now bootserve"
+        elif [ "${before:-$PREFIX}" != "$PREFIX" ]; then
+            # An upgrade starts a server again from where it was started the first time.
+            echo "Installed, but the server that runs is still the one in $before, also after a" \
+                "reload. To run this one: systemctl restart bootserve; new clients then wait until" \
+                "the last transfer has ended. Nobody needs $before any more after that."
+        else
             systemctl reload bootserve.service ||
                 fail "installed, but the server that runs stays the old one; see" \
                     "journalctl -u bootserve, then systemctl reload bootserve"
             echo "The server that runs has been replaced by the new one; nothing was cut off."
-        else
-            echo "Installed. To start it, now and at every boot: systemctl enable --now bootserve"
         fi
     fi
 }

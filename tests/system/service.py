@@ -62,10 +62,10 @@ class Service:
         assert old in text, name
         path.write_text(text.replace(old, new, 1))
 
-    def make(self, target: str) -> str:
+    def make(self, target: str, *variables: str) -> str:
         return self.machine.run(
             *("env", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS={_WHEELS}"),
-            *("make", "-C", SOURCE, target),
+            *("make", "-C", SOURCE, target, *variables),
             seconds=INSTALL_SECONDS,
         )
 

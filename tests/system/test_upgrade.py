@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .service import Service
 
 NEXT = "99.1"
+ELSEWHERE = "/srv/bootserve"
 
 
 def test_an_installation_upgrades_what_runs_and_keeps_the_configuration(service: Service) -> None:
@@ -39,6 +40,21 @@ def test_an_installation_upgrades_what_runs_and_keeps_the_configuration(service:
     assert "# New." not in config
     assert "# New." in service.machine.path(f"{CONFIG}.new").read_text()
     assert f"{CONFIG} is kept as it is" in said
+
+
+def test_an_installation_at_another_prefix_says_that_it_takes_a_restart(service: Service) -> None:
+    assert service.serves("small")
+    old = service.main_pid()
+    said = service.make("install", f"PREFIX={ELSEWHERE}")
+    assert "still the one in /opt/bootserve" in said
+    assert "systemctl restart bootserve" in said
+    assert service.main_pid() == old
+    service.machine.run("systemctl", "restart", UNIT)
+    assert ELSEWHERE in service.machine.run("cat", f"/proc/{service.main_pid()}/cmdline")
+    assert service.serves("small")
+    # And back to where the next test looks for it.
+    assert f"still the one in {ELSEWHERE}" in service.make("install")
+    service.machine.run("rm", "-r", ELSEWHERE)
 
 
 def test_what_is_removed_leaves_what_is_yours(service: Service) -> None:

@@ -204,8 +204,13 @@ class Service:
             logger.info("the terminal of the start was closed; SIGHUP means an upgrade from now on")
 
     async def _upgrade_on_signal(self) -> None:
-        with contextlib.suppress(HandoverFailed):
+        try:
             await self.upgrade()
+        except HandoverFailed:
+            pass
+        except Exception:
+            # Whatever goes wrong here is not to cost a client its transfer.
+            logger.exception("a defect hit the upgrade, pid %d goes on as it was", os.getpid())
 
     def _stop(self, number: int) -> None:
         self._succession.end()

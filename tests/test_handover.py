@@ -95,6 +95,25 @@ def test_files_of_another_version_are_nothing_to_a_process_that_runs(tmp_path: P
     assert "Traceback" not in server.log()
 
 
+def test_a_defect_in_an_upgrade_by_signal_cuts_nobody_off(tmp_path: Path) -> None:
+    assets(tmp_path)
+    (tmp_path / "program.py").write_text(
+        "from bootserve import cli, service\n"
+        "async def start_successor(*args, **more): raise RuntimeError('no more threads')\n"
+        "service.start_successor = start_successor\n"
+        "cli.main()\n"
+    )
+    launcher = (sys.executable, "-c", _CHANGE_DIRECTORY, str(tmp_path))
+    with family(tmp_path, CONFIG, launcher=launcher) as server:
+        http, _ = server.ports()
+        with slow_download(http) as client:
+            server.hang_up()
+            server.wait_for_log("RuntimeError: no more threads")
+            assert get(http, "name") == b"one"
+            assert finishes(client)
+        assert f"pid {server.pid} goes on as it was" in server.log()
+
+
 _CHANGE_DIRECTORY = """
 import os, sys
 directory, python, _, _, *arguments = sys.argv[1:]

@@ -98,9 +98,9 @@ def test_files_of_another_version_are_nothing_to_a_process_that_runs(tmp_path: P
 def test_a_defect_in_an_upgrade_by_signal_cuts_nobody_off(tmp_path: Path) -> None:
     assets(tmp_path)
     (tmp_path / "program.py").write_text(
-        "from bootserve import cli, service\n"
+        "from bootserve import cli, succession\n"
         "async def start_successor(*args, **more): raise RuntimeError('no more threads')\n"
-        "service.start_successor = start_successor\n"
+        "succession.start_successor = start_successor\n"
         "cli.main()\n"
     )
     launcher = (sys.executable, "-c", _CHANGE_DIRECTORY, str(tmp_path))

@@ -179,7 +179,9 @@ def test_the_program_is_at_home_at_its_prefix(installed: Host) -> None:
     staging = f"{installed.root}{installed.prefix}.new"
     assert not Path(staging).exists()
     program = Path(f"{installed.root}{installed.prefix}")
-    assert (program / "bin/bootserve").read_text().startswith(f"#!{installed.prefix}/bin/python")
+    # A shell finds the interpreter where its path is too long for the kernel's first line.
+    start = (program / "bin/bootserve").read_text().splitlines()[:2]
+    assert any(f"{installed.prefix}/bin/python" in line for line in start)
     for path in (program / "pyvenv.cfg", *(program / "bin").iterdir()):
         if path.is_file() and not path.is_symlink():
             assert staging not in path.read_text()

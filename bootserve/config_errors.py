@@ -42,6 +42,7 @@ _PLAIN = {
     "int_type": "must be a whole number",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
+    "too_short": "must name at least 1",
 }
 """pydantic's commonest complaints in the words of somebody who edits a TOML file."""
 
@@ -62,7 +63,10 @@ def explain(
         keys_at: the keys that may stand at a place in the tree, for suggestions.
     """
     problems = []
-    for item in error.errors(include_url=False, include_context=False):
+    items = error.errors(include_url=False, include_context=False)
+    for item in items:
+        if item["type"] == "too_short" and any(other["loc"][:-1] == item["loc"] for other in items):
+            continue  # pydantic does not count what is wrong
         loc = tuple(part for part in item["loc"] if not _is_type_tag(part))
         where = _origin(loc, config, flags)
         message = item["msg"].removeprefix("Value error, ")

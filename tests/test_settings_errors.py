@@ -72,7 +72,7 @@ def _problems(config: Path | None, flags: dict[str, Any] | None = None) -> list[
         ("[http]\nkeep_alive = nan", "http.keep_alive", "equal to"),
         ('[http]\nurl = "boot.example"', "http.url", "http"),
         ("[tftp]\nmax_sessions = 0", "tftp.max_sessions", "greater than or equal to 1"),
-        ("[assets]\nroots = []", "assets.roots", "at least 1"),
+        ("[assets]\nroots = []", "assets.roots", "must name at least 1"),
         ("[assets]\nroots = [1]", "assets.roots[0]", "path"),
         ('[log]\nlevel = "loud"', "log.level", "'info', 'warning' or 'error'"),
         ('[log]\nformat = "xml"', "log.format", "'auto', 'text', 'journal' or 'json'"),
@@ -143,6 +143,13 @@ def test_a_mistake_in_the_file(tmp_path: Path, toml: str, key: str, remedy: str)
         problems
     )
     assert all(line.startswith(f"{config}: ") for line in problems)
+
+
+def test_what_is_wrong_in_a_list_is_not_told_of_the_list_as_well(tmp_path: Path) -> None:
+    config = tmp_path / "bootserve.toml"
+    config.write_text(_PROFILE + 'architectures = ["amd64"]')
+    (line,) = _problems(config)
+    assert "profiles.debian.architectures[0]: must be 'x86_64'" in line
 
 
 def test_a_machine_that_is_listed_twice_is_told_with_both_places(tmp_path: Path) -> None:

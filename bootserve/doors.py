@@ -127,6 +127,10 @@ class _Offer:
         """The socket that nobody has taken and that keeps another one from this port."""
         return next((item for item in self._free if item.sock.getsockname()[1] == port), None)
 
+    def unnamed(self) -> list[Inherited]:
+        """Those of a service manager's that nobody has taken."""
+        return [item for item in self._free if item.is_managed]
+
     def rest(self) -> list[Inherited]:
         """What nobody has taken."""
         free, self._free = self._free, []
@@ -218,22 +222,33 @@ class _Door:
         return sock
 
     def _better(self, error: ListenError, endpoint: Endpoint) -> str:
+        why = getattr(error.__cause__, "errno", None)
+        if why in (errno.EACCES, errno.EPERM) and (managed := self.offer.unnamed()):
+            places = ", ".join(str(_endpoints(item.sock)[0]) for item in managed)
+            return (
+                f"{self.name} cannot listen on {endpoint}: the service manager has handed over"
+                f" {places} instead; {_NAME_THE_SAME}"
+            )
         other = self.offer.in_the_way_of(endpoint.port)
-        if other is None or getattr(error.__cause__, "errno", None) != errno.EADDRINUSE:
+        if other is None or why != errno.EADDRINUSE:
             return str(error)
         covering = f"{self.name} cannot listen on {endpoint}: the socket for"
         where = _endpoints(other.sock)[0]
         if other.is_managed:
             return (
-                f"{covering} {where} that the service manager has handed over has this port; let"
-                " the configuration name that address, or the socket unit this one (ListenStream=,"
-                " ListenDatagram=)"
+                f"{covering} {where} that the service manager has handed over has this port;"
+                f" {_NAME_THE_SAME}"
             )
         return (
             f"{covering} {where} that was handed over has this port; let the configuration name"
             " that address, or stop the server and start it again"
         )
 
+
+_NAME_THE_SAME = (
+    "let the configuration name that address, or the socket unit this one (ListenStream=,"
+    " ListenDatagram=)"
+)
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (what "*" stands for)
 _FAMILIES = [(socket.AF_INET, _EVERYWHERE[0]), (socket.AF_INET6, _EVERYWHERE[1])]

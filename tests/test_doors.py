@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 
 import pytest
 
 from bootserve.doors import Doors, open_doors
+from bootserve.http import listener
 from bootserve.http.listener import open_listener
 from bootserve.settings import Settings
 from bootserve.sockets import ListenError, _has_ipv6
@@ -130,6 +132,20 @@ def test_a_service_managers_socket_in_the_way_is_told_as_the_units() -> None:
     assert f"the socket for 0.0.0.0:{port} that the service manager has" in str(caught.value)
     assert "the socket unit" in str(caught.value)
     assert "stop the server" not in str(caught.value)
+
+
+def test_a_port_that_only_a_service_manager_may_open_is_told_as_the_units_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tcp = _tcp(name="bootserve.socket")
+
+    def denied(*_: object) -> socket.socket:
+        raise PermissionError(errno.EACCES, "refused")
+
+    monkeypatch.setattr(listener, "open_listener", denied)
+    address = f"127.0.0.1:{_port(tcp)}"
+    with pytest.raises(ListenError, match=rf"has handed over {address} instead; let the config"):
+        open_doors(_settings("127.0.0.1:80"), [tcp])
 
 
 def test_a_failure_closes_what_was_inherited_and_what_was_bound() -> None:

@@ -12,6 +12,7 @@ from bootserve.catalog.catalog import Catalog
 from bootserve.catalog.names import NameQuirk
 from bootserve.catalog.roots import root_problem
 from bootserve.doors import Doors
+from bootserve.endpoint import as_configured
 from bootserve.http.app import create_app
 from bootserve.http.door import Manners
 from bootserve.http.server import HttpServer, http_config
@@ -93,8 +94,8 @@ class Assembly:
             self.ledger,
             self.health,
             state=state,
-            http=[str(endpoint) for endpoint in doors.http_endpoints()],
-            tftp=[str(endpoint) for endpoint in doors.tftp_endpoints()],
+            http=as_configured(doors.http_endpoints()),
+            tftp=as_configured(doors.tftp_endpoints()),
         )
         app = create_app(
             settings,

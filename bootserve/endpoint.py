@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,17 @@ class Endpoint:
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(cls.parse)
+
+
+def as_configured(endpoints: Iterable[Endpoint]) -> list[str]:
+    """Write addresses as an operator does: ``*:80`` for those that stand for every one."""
+    found = list(dict.fromkeys((endpoint.host, endpoint.port) for endpoint in endpoints))
+    for port in dict.fromkeys(port for _, port in found):
+        both = [("0.0.0.0", port), ("::", port)]  # noqa: S104 (compared, not bound)
+        if all(one in found for one in both):
+            found[min(map(found.index, both))] = (None, port)
+            found = [one for one in found if one not in both]
+    return [str(Endpoint(host, port)) for host, port in found]
 
 
 def _host(value: str, host: str) -> str | None:

@@ -19,7 +19,7 @@ from typing import Final
 
 import anyio
 
-from bootserve.endpoint import Endpoint
+from bootserve.endpoint import Endpoint, as_configured
 
 TICK: Final = 2.0
 """Seconds between two looks, at most."""
@@ -68,18 +68,8 @@ def what_is_served(doors: Mapping[str, Iterable[Endpoint]]) -> str:
     return ", ".join(
         f"{name} on {' and '.join(places)}"
         for name, endpoints in doors.items()
-        if (places := _places(endpoints))
+        if (places := as_configured(endpoints))
     )
-
-
-def _places(endpoints: Iterable[Endpoint]) -> list[str]:
-    found = list(dict.fromkeys((endpoint.host, endpoint.port) for endpoint in endpoints))
-    for port in dict.fromkeys(port for _, port in found):
-        both = [("0.0.0.0", port), ("::", port)]  # noqa: S104 (compared, not bound)
-        if all(one in found for one in both):
-            found[min(map(found.index, both))] = (None, port)
-            found = [one for one in found if one not in both]
-    return [str(Endpoint(host, port)) for host, port in found]
 
 
 def what_goes_on(transfers: int, clients: int, silent: int) -> str:

@@ -94,6 +94,13 @@ def download(port: int) -> Iterator[None]:
         process.wait()
 
 
+def test_every_address_is_told_as_it_is_configured(tmp_path: Path) -> None:
+    _fill(tmp_path)
+    with family(tmp_path, CONFIG.replace("127.0.0.1:0", "*:0")) as found:
+        [server] = servers(found.folder)
+    assert [place.partition(":")[0] for place in (*server["http"], *server["tftp"])] == ["*", "*"]
+
+
 def test_a_slow_download_is_told_to_scripts(server: Family) -> None:
     with download(server.ports()[0]):
         wait_until(lambda: servers(server.folder)[0]["transfers"])

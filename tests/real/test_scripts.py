@@ -152,7 +152,7 @@ def test_machine_waits_for_its_first_kernel_and_for_the_server(tmp_path: Path) -
     with Machine(site, "waiting") as machine:
         with site.serve() as server:
             machine.wait_for(
-                "Nothing to boot for x86_64: put a kernel into boot-assets/x86_64/", 60
+                "Nothing to boot for x86_64: put a kernel into x86_64/ of an asset root", 60
             )
             wait_until(lambda: server.log().count("script of: menu") > 1, 10, "asked again")
         machine.wait_for("attempt 1 of 8 failed .* next in 1 s", 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,12 +26,20 @@ FIRMWARE_TFTP_PORT = 69
 
 
 def show(
-    console: Console, settings: Settings, doors: Doors, *, is_first_start: bool = True
+    console: Console,
+    settings: Settings,
+    doors: Doors,
+    *,
+    has_lines: bool = True,
+    options: Sequence[str] = (),
 ) -> None:
     """Print how to point DHCP at us, then what is served, where and with which iPXE binaries.
 
-    In this order, so that what differs from start to start stands last on the screen. A process
-    that replaces another one need not repeat what a person does once.
+    In this order, so that what differs from start to start stands last on the screen.
+
+    Args:
+        has_lines: print the lines for DHCP servers themselves, not only how to ask for them.
+        options: what `bootserve dhcp-config` has to be given for the same lines.
     """
 
     def line(text: str = "") -> None:
@@ -38,20 +47,20 @@ def show(
 
     assets = Catalog(settings).assets
     found = binaries.available(assets)
+    command = f"run `{_dhcp_command(options)}"
     dhcp = "the lines for dnsmasq, ISC dhcpd and Kea stand above"
     for kind in DhcpServer:
         try:
             server = _server_address(doors.http_endpoints())
             text = _render(kind, settings, found, server, doors.http_port, doors.tftp_port)
         except ValueError as error:
-            kinds = "|".join(DhcpServer)
-            dhcp = f"run `bootserve dhcp-config {kinds} --server ADDR` for its lines: {error}"
+            dhcp = f"{command} --server ADDR` for its lines: {error}"
             break
-        if is_first_start:
+        if has_lines:
             line(f"---- {kind} ----")
             line(text)
         else:
-            dhcp = "run `bootserve dhcp-config` for the lines of your server"
+            dhcp = f"{command}` for the lines of your server"
     line(f"bootserve {__version__}")
     line()
     line(f"HTTP   {', '.join(_reachable(doors.http_endpoints(), 'http://'))}")
@@ -71,6 +80,12 @@ def show(
     if missing:
         line(f"iPXE   {missing}")
     line(f"DHCP   {dhcp}")
+
+
+def _dhcp_command(options: Sequence[str]) -> str:
+    # The kinds are no words for a shell: one of them is to be chosen.
+    kinds = "|".join(DhcpServer)
+    return " ".join((f"bootserve dhcp-config {kinds}", *map(shlex.quote, options)))
 
 
 def show_ready(console: Console) -> None:
@@ -164,8 +179,10 @@ def _reachable(endpoints: Iterable[Endpoint], scheme: str) -> list[str]:
 def what_boots(settings: Settings, assets: Assets) -> str:
     """Return what machines get, in a sentence."""
     if settings.profiles:
+        profiles, machines = len(settings.profiles), len(settings.machines)
         return (
-            f"{len(settings.profiles)} profiles, {len(settings.machines)} machine entries, others:"
+            f"{profiles} profile{'s' * (profiles != 1)},"
+            f" {machines} machine entr{'y' if machines == 1 else 'ies'}, others:"
             f" {settings.boot.default or 'a menu of the profiles'}"
         )
     found = [item.name for item in discover(assets)]

@@ -147,7 +147,14 @@ def _prepare(
             )
 
     with _unread():
-        banner.show(console, settings, doors, is_first_start=not predecessor.is_there)
+        banner.show(
+            console,
+            settings,
+            doors,
+            # A person does once what they are for; a journal would get them at every start.
+            has_lines=not (predecessor.is_there or supervisor.has_started_us),
+            options=_as_given(config, root, http, tftp),
+        )
     return Service(
         settings,
         doors,
@@ -156,6 +163,23 @@ def _prepare(
         supervisor=supervisor,
         predecessor=predecessor,
     )
+
+
+def _as_given(
+    config: Path | None, roots: list[Path] | None, http: list[str] | None, tftp: list[str] | None
+) -> list[str]:
+    """The options that have another command go by the same settings."""
+    given = {"--root": roots, "--http": http, "--tftp": tftp}
+    file = config_file(config)
+    return [
+        *(("--config", str(file)) if file else ()),
+        *(
+            word
+            for flag, values in given.items()
+            for value in values or ()
+            for word in (flag, str(value))
+        ),
+    ]
 
 
 @contextlib.contextmanager

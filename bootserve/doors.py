@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bootserve.endpoint import Endpoint
+from bootserve.endpoint import Endpoint, as_configured
 from bootserve.http import listener
 from bootserve.settings import Settings
 from bootserve.sockets import ListenError, OpenSocket, open_endpoint
@@ -224,7 +224,9 @@ class _Door:
     def _better(self, error: ListenError, endpoint: Endpoint) -> str:
         why = getattr(error.__cause__, "errno", None)
         if why in (errno.EACCES, errno.EPERM) and (managed := self.offer.unnamed()):
-            places = ", ".join(str(_endpoints(item.sock)[0]) for item in managed)
+            places = ", ".join(
+                as_configured(place for item in managed for place in _endpoints(item.sock))
+            )
             return (
                 f"{self.name} cannot listen on {endpoint}: the service manager has handed over"
                 f" {places} instead; {_NAME_THE_SAME}"

@@ -16,21 +16,42 @@ TEMPORARY = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.ESTALE)
 """Errors that say nothing about a directory, only that it cannot be listed now."""
 
 
+_HIDDEN = {
+    "/home": "ProtectHome",
+    "/root": "ProtectHome",
+    "/tmp": "PrivateTmp",  # noqa: S108 (compared, not written to)
+    "/var/tmp": "PrivateTmp",  # noqa: S108
+}
+
+
 def root_problem(root: Path) -> str | None:
     """Return what keeps ``root`` from being an asset root, with a remedy, or ``None``."""
     try:
         os.close(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except FileNotFoundError:
-        return "does not exist; create it or correct the name"
+        return f"does not exist; create it or correct the name{_perhaps_hidden(root)}"
     except NotADirectoryError:
         return "is not a directory; correct the name"
     except PermissionError:
-        return "may not be read by this user; check its permissions and those above it"
+        return (
+            "may not be read by this user; check its permissions and those above"
+            f" it{_perhaps_hidden(root)}"
+        )
     except OSError as error:
         return f"cannot be opened: {error.strerror}"
     if not os.access(root, os.X_OK):
         return "may not be searched by this user; give it the x permission"
     return None
+
+
+def _perhaps_hidden(root: Path) -> str:
+    """A hint, where a service may be shown another folder than a person is, see systemd.exec(5)."""
+    if "INVOCATION_ID" not in os.environ:
+        return ""
+    for folder, setting in _HIDDEN.items():
+        if root.is_relative_to(folder):
+            return f", or take one outside {folder}, which the unit's {setting}= hides"
+    return ""
 
 
 def files_below(root: Path, directory: str, depth: int) -> Iterator[str]:

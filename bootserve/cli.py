@@ -50,7 +50,9 @@ logger = logging.getLogger("bootserve")
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="TOML file; default: $BOOTSERVE_CONFIG."),
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="TOML file; default: $BOOTSERVE_CONFIG, if set."
+    ),
 ]
 Roots = Annotated[
     list[Path] | None,

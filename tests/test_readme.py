@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from bootserve.catalog.entries import Section
 from bootserve.catalog.names import NameQuirk
 from bootserve.events import Event
-from bootserve.settings import load
+from bootserve.settings import Settings, load
 from bootserve.tftp.quirks import Quirk
 
 _ROOT = Path(__file__).parent.parent
@@ -31,6 +33,20 @@ def test_the_readmes_configuration_is_one(tmp_path: Path) -> None:
     settings = load(config)
     assert settings.profiles
     assert settings.lanes.agents
+
+
+def test_the_readmes_configuration_shows_every_key() -> None:
+    text = (_ROOT / "README.md").read_text().split("```toml\n")[1].split("```")[0]
+    # What is commented out shows a key, too.
+    shown = tomllib.loads(re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE))
+    missing = [
+        f"{name}.{key}"
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        for key in field.annotation.model_fields
+        if key not in shown.get(name, {})
+    ]
+    assert missing == []
 
 
 def test_every_event_of_the_log_is_explained() -> None:

@@ -145,12 +145,24 @@ class Health:
         while True:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._complain, name)
-                self._found[name] = await anyio.to_thread.run_sync(
-                    check, limiter=limiter, abandon_on_cancel=True
-                )
+                try:
+                    found = await anyio.to_thread.run_sync(
+                        check, limiter=limiter, abandon_on_cancel=True
+                    )
+                except Exception as error:
+                    # Where no thread is to be had, say, transfers go on: they need none.
+                    found = f"{name}: cannot be looked at: {error}; {_remedy(error)}"
+                self._found[name] = found
                 tasks.cancel_scope.cancel()
             await anyio.sleep(CHECK_INTERVAL)
 
     async def _complain(self, name: str) -> None:
         await anyio.sleep(CHECK_PATIENCE)
         self._found[name] = f"{name}: does not answer since {CHECK_PATIENCE:.0f} s"
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, RuntimeError):
+        # CPython's, for a thread that cannot be started: the kernel's reason is lost.
+        return "if it is threads that are short, raise TasksMax or `ulimit -u`"
+    return "this is a defect, report it"

@@ -115,6 +115,34 @@ async def test_a_disk_that_hangs_is_told_of_while_it_hangs(
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyError("defect")])
+async def test_a_look_that_fails_turns_it_red_and_ends_nothing(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECK_INTERVAL", 0.01)
+    start, failing = threading.Thread.start, True
+
+    def start_thread(thread: threading.Thread) -> None:
+        if failing and isinstance(error, RuntimeError):
+            raise error
+        start(thread)
+
+    def check() -> None:
+        if failing:
+            raise error
+
+    monkeypatch.setattr(threading.Thread, "start", start_thread)
+    health = Health(Budget(), Ledger(), slow={"asset root /srv": check})
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(health.run)
+        [reason] = await _until(health, 503)
+        assert reason.startswith(f"asset root /srv: cannot be looked at: {error}")
+        assert ("TasksMax" in reason) is isinstance(error, RuntimeError)
+        failing = False
+        await _until(health, 200)
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_loop_that_was_held_up_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WORST_LAG", 0.2)
     health = Health(Budget(), Ledger())

@@ -46,6 +46,9 @@ class QuietLog:
         extra: Mapping[str, object] | None = None,
     ) -> None:
         """Log as `logging.Logger.log` does, with the traceback of ``error`` if there is one."""
+        if not self._logger.isEnabledFor(level):
+            # What nobody would see takes no other line's place, and is not missed.
+            return
         now = self._clock()
         if now - self._since >= self._period:
             self.tell()

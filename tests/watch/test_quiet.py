@@ -87,6 +87,18 @@ def test_at_the_end_each_number_is_told_once(caplog: pytest.LogCaptureFixture) -
     assert _messages(caplog)[3:] == ["line"]
 
 
+def test_lines_that_nobody_sees_take_no_other_ones_place(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quiet = QuietLog(logging.getLogger(_NAME), most=3)
+    with caplog.at_level(logging.WARNING, _NAME):
+        for _ in range(100):
+            quiet.log(logging.INFO, "not wanted")
+        quiet.log(logging.WARNING, "line")
+        tell_all()
+    assert _messages(caplog) == ["line"]
+
+
 def test_fields_and_tracebacks_pass_through(caplog: pytest.LogCaptureFixture) -> None:
     error = RuntimeError("boom")
     quiet = QuietLog(logging.getLogger(_NAME))

@@ -16,6 +16,7 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Final, Generic, Literal, TextIO, TypeVar
 
 from bootserve.journal import SOCKET, STREAM_VARIABLE, Journal, is_stream
@@ -32,6 +33,8 @@ ones are counted."""
 
 _FLUSH_WAIT: Final = 1.0
 """Seconds that `flush` waits for lines to be taken, and `close` for the last ones."""
+
+_NEWLINE: Final = ord("\n")
 
 _Line = TypeVar("_Line", str, bytes)
 
@@ -118,7 +121,7 @@ class _Writer(logging.Handler, Generic[_Line]):
                 "name": __name__,
                 "levelno": logging.WARNING,
                 "levelname": "WARNING",
-                "msg": "(log lines left out because nobody read them: %d)",
+                "msg": "(log lines left out because nobody took them: %d)",
                 "args": (count - self._told,),
             }
         )
@@ -136,6 +139,7 @@ class LineWriter(_Writer[str]):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._descriptor: int | None = None
+        self._is_within_line = False
         with contextlib.suppress(OSError, ValueError):
             # Our own, which stays what it is whatever becomes of the stream.
             self._descriptor = os.dup(stream.fileno())
@@ -145,18 +149,31 @@ class LineWriter(_Writer[str]):
         return self.format(record) + "\n"
 
     def _write(self, lines: list[str]) -> int:
-        text = "".join(lines)
-        # Nobody is there to be told of an error.
-        with contextlib.suppress(OSError, ValueError):
-            if self._descriptor is None:
-                self._stream.write(text)
-                self._stream.flush()
-            else:
-                # Past the stream's own buffer, on which a later flush would stall or fail again.
-                rest = text.encode(errors="backslashreplace")
-                while rest:
-                    rest = rest[self._take(rest) :]
+        if self._descriptor is not None:
+            return self._write_past_the_stream(lines)
+        try:
+            self._stream.write("".join(lines))
+            self._stream.flush()
+        except (OSError, ValueError):
+            return len(lines)
         return 0
+
+    def _write_past_the_stream(self, lines: list[str]) -> int:
+        """On the stream's own buffer a later flush would stall or fail again."""
+        spelt = [line.encode(errors="backslashreplace") for line in lines]
+        if spelt and self._is_within_line:
+            # What a full disk took of a line is not to become the start of this one.
+            spelt[0] = b"\n" + spelt[0]
+        rest = b"".join(spelt)
+        size = len(rest)
+        with contextlib.suppress(OSError):
+            while rest:
+                taken = self._take(rest)
+                if taken:
+                    self._is_within_line = rest[taken - 1] != _NEWLINE
+                    rest = rest[taken:]
+        written = size - len(rest)
+        return sum(end > written for end in accumulate(map(len, spelt)))
 
     def _release(self) -> None:
         if self._descriptor is not None:

@@ -235,7 +235,7 @@ def test_a_journald_that_stalls_holds_nobody_up_and_is_told_what_it_has_missed(
         messages.append(stalled.read())
     *lines, left_out = messages
     assert lines == [f"line {number}" for number in range(sent - 777)]
-    assert left_out == "(log lines left out because nobody read them: 777)"
+    assert left_out == "(log lines left out because nobody took them: 777)"
     logger.info("all is well")
     assert stalled.read() == "all is well"
     handler.close()
@@ -272,7 +272,7 @@ def test_lines_while_journald_was_away_are_counted_when_it_is_back(
     logger.info("after")
     assert [back.read(), back.read()] == [
         "after",
-        "(log lines left out because nobody read them: 3)",
+        "(log lines left out because nobody took them: 3)",
     ]
     handler.close()
     back.close()

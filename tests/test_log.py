@@ -249,7 +249,7 @@ def test_what_waits_for_a_reader_is_bounded_however_often_it_stalls(
         logger.info("first %d", number)
     assert pipe.lines("left out")[1:] == [
         *(f"first {number}" for number in range(10)),
-        "(log lines left out because nobody read them: 15)",
+        "(log lines left out because nobody took them: 15)",
     ]
     logger.info("x" * 3 * pipe.size)
     _wait(pipe.is_full)
@@ -257,7 +257,7 @@ def test_what_waits_for_a_reader_is_bounded_however_often_it_stalls(
         logger.info("second %d", number)
     assert pipe.lines("left out")[1:] == [
         *(f"second {number}" for number in range(10)),
-        "(log lines left out because nobody read them: 2)",
+        "(log lines left out because nobody took them: 2)",
     ]
 
 
@@ -339,7 +339,7 @@ class _FullDisk(io.StringIO):
         return super().write(text)
 
 
-def test_a_disk_that_was_full_gets_later_lines() -> None:
+def test_a_disk_that_was_full_gets_later_lines_and_how_many_are_missing() -> None:
     stream = _FullDisk()
     logger, handler = _logger(stream)
     logger.info("lost")
@@ -347,7 +347,44 @@ def test_a_disk_that_was_full_gets_later_lines() -> None:
     stream.is_full = False
     logger.info("kept")
     handler.close()
-    assert stream.getvalue() == "kept\n"
+    told = "(log lines left out because nobody took them: 1)"
+    assert stream.getvalue().splitlines() == ["kept", told]
+
+
+def test_a_line_of_which_a_full_disk_took_a_part_stays_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system takes what it has room for, and then nothing, as write(2) says."""
+    room, write = [25], os.write
+
+    def write_to_disk(descriptor: int, data: bytes) -> int:
+        if data and not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = write(descriptor, data[: room[0]])
+        room[0] -= count
+        return count
+
+    with (tmp_path / "log").open("w") as stream:
+        logger, handler = _logger(stream)
+        monkeypatch.setattr(os, "write", write_to_disk)
+        for line in ("a line of twenty letters", "lost"):
+            logger.info(line)
+            handler.flush()
+        logger.info("cut " + "x" * 100)
+        handler.flush()
+        assert (tmp_path / "log").read_text() == "a line of twenty letters\n"
+        room[0] = 9
+        logger.info("cut " + "y" * 100)
+        handler.flush()
+        room[0] = 1000
+        logger.info("kept")
+        handler.close()
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "a line of twenty letters",
+        "cut yyyyy",
+        "kept",
+        "(log lines left out because nobody took them: 3)",
+    ]
 
 
 def test_a_line_that_cannot_be_formatted_costs_no_other(

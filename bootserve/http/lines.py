@@ -15,8 +15,10 @@ from bootserve.watch.quiet import QuietLog
 
 logger = logging.getLogger("bootserve.http")
 
+# One each, so that a flood of one kind does not hide the others.
 _unavailable = QuietLog(logger)
-_refusals = QuietLog(logger)
+_not_found = QuietLog(logger)
+_forbidden = QuietLog(logger)
 _queued = QuietLog(logger, most=5)
 
 
@@ -81,7 +83,7 @@ def profile(client: str, name: str) -> None:
 
 
 def not_found(client: str, error: AssetNotFound) -> None:
-    _refusals.log(
+    _not_found.log(
         logging.INFO,
         "HTTP %s %s: not found",
         printable(client),
@@ -91,7 +93,7 @@ def not_found(client: str, error: AssetNotFound) -> None:
 
 
 def refused(client: str, error: AssetForbidden) -> None:
-    _refusals.log(
+    _forbidden.log(
         logging.WARNING,
         "HTTP %s %s: refused, %s",
         printable(client),

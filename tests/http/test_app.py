@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -104,6 +105,16 @@ async def test_a_link_out_of_the_root_is_forbidden(client: httpx.AsyncClient) ->
 async def test_an_empty_file(client: httpx.AsyncClient) -> None:
     got = await client.get("/boot/i386/empty")
     assert (got.status_code, got.content, got.headers["content-length"]) == (200, b"", "0")
+
+
+async def test_a_flood_of_names_that_are_not_there_hides_no_refusal(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "bootserve.http"):
+        for number in range(60):
+            assert (await client.get(f"/boot/{number}")).status_code == 404
+        assert (await client.get("/boot/out")).status_code == 403
+    assert caplog.messages[-1].startswith("HTTP 192.0.2.7 out: refused, ")
 
 
 async def test_uploads_are_refused_by_method(client: httpx.AsyncClient) -> None:

@@ -20,6 +20,7 @@ from bootserve.http.zerocopy import own_files
 from bootserve.notify import Report, what_goes_on, what_is_left, what_is_served
 from bootserve.resources import affordable_sessions, open_descriptors, raised_descriptor_limit
 from bootserve.settings import Settings
+from bootserve.text import path_printable
 from bootserve.tftp.quirks import Quirk
 from bootserve.tftp.server import Manners as TftpManners
 from bootserve.tftp.server import TftpRequestInfo, TftpServer
@@ -85,7 +86,8 @@ class Assembly:
             self.ledger,
             quick={"tftp": self._tftp_problem},
             slow={
-                f"asset root {root}": partial(_root_trouble, root) for root in settings.assets.roots
+                f"asset root {path_printable(root)}": partial(_root_trouble, root)
+                for root in settings.assets.roots
             },
             loops=lambda: restarts.loops,
             extra=self._figures,
@@ -205,4 +207,4 @@ class Assembly:
 
 def _root_trouble(root: Path) -> str | None:
     problem = root_problem(root)
-    return None if problem is None else f"asset root {root} {problem}"
+    return None if problem is None else f"asset root {path_printable(root)} {problem}"

@@ -21,6 +21,7 @@ from bootserve.dhcp_config import BootFiles, DhcpServer, render
 from bootserve.doors import Doors
 from bootserve.endpoint import Endpoint
 from bootserve.settings import Settings
+from bootserve.text import path_printable, printable
 
 FIRMWARE_TFTP_PORT = 69
 
@@ -72,7 +73,7 @@ def show(
         line(f"       not served: {note}")
     for root in assets.roots:
         problem = root_problem(root)
-        line(f"Assets {root.resolve()}{f': {problem}' if problem else ''}")
+        line(f"Assets {path_printable(root.resolve())}{f': {problem}' if problem else ''}")
     line(f"Boots  {what_boots(settings, assets)}")
     for binary in found:
         line(f"iPXE   {binary.kind.name} ({binary.kind.firmware}): {binary.where}")
@@ -185,7 +186,7 @@ def what_boots(settings: Settings, assets: Assets) -> str:
             f" {machines} machine entr{'y' if machines == 1 else 'ies'}, others:"
             f" {settings.boot.default or 'a menu of the profiles'}"
         )
-    found = [item.name for item in discover(assets)]
+    found = [printable(item.name) for item in discover(assets)]
     if not found:
         return (
             "nothing yet: put a kernel and an initrd into x86_64/, i386/ or arm64/ of an asset"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 _LONGEST = 200
+_LONGEST_PATH = 4096
 _PUNCTUATION = frozenset(' "(),;')
 
 
@@ -26,6 +29,11 @@ def as_word(text: str) -> str:
     if text and _PUNCTUATION.isdisjoint(text):
         return text
     return '"' + text.replace('"', '\\"') + '"'
+
+
+def path_printable(path: os.PathLike[str]) -> str:
+    """The same for a path of this host, in full: it may be any bytes, and be no valid UTF-8."""
+    return printable(os.fspath(path), longest=_LONGEST_PATH)
 
 
 def _escape(char: str) -> str:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,6 +111,49 @@ def test_it_says_what_it_serves_and_how_to_point_dhcp_at_it(
     assert "a menu of i386/vmlinuz" in program.banner
     for server in ("dnsmasq", "isc", "kea"):
         assert server in program.banner
+
+
+def test_names_of_any_bytes_reach_neither_the_terminal_nor_the_monitor_as_they_are(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / os.fsdecode(b"root \xff\x1b[31m")
+    kernel = root / "i386" / "\x1b[2Jlinux" / "vmlinuz"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_bytes(b"kernel")
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "bootserve", "serve", "--root", str(root)),
+            *("--http", "127.0.0.1:0", "--tftp", "off"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # As under most locales that are not C.
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )
+    try:
+        banner = _read_until(process, "is ready")
+        assert r"root \udcff\x1b[31m" in banner
+        assert r"i386/\x1b[2Jlinux/vmlinuz" in banner
+        assert "\x1b" not in banner
+        [port] = re.findall(r"^HTTP .*http://127\.0\.0\.1:(\d+)", banner, re.MULTILINE)
+        root.rename(tmp_path / "elsewhere")
+        reasons: list[str] = []
+
+        def is_red() -> bool:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz").close()
+            except urllib.error.HTTPError as answer:
+                if answer.code != 503:
+                    raise
+                reasons.extend(json.load(answer)["reasons"])
+            return bool(reasons)
+
+        _wait(is_red)
+        assert r"root \udcff\x1b[31m does not exist" in reasons[0]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_both_doors_serve(program: Program) -> None:

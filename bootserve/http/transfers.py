@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import parse_qs
 
+import anyio
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bootserve.http.connection import EXTENSION, Connection
 from bootserve.watch.status import Status, checked_recent
 
 _AT_ONCE: Final = 4
 """Answers that are made or sent at once. With ten thousand transfers each holds 5 MB, for as long
 as its client takes to read it."""
+
+_PATIENCE: Final = 30.0
+"""Seconds for an answer to be taken. Four clients that never read would else be all that there is
+room for; no machine's boot depends on this one."""
 
 _NO_STORE: Final = {"cache-control": "no-store"}
 
@@ -57,13 +63,18 @@ class _Answer:
         self._status = status
         self._recent = recent
 
-    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
         self._owner.enter()
         try:
             pieces = [piece async for piece in self._status.pieces(self._recent)]
-            await _send(pieces, send)
+            with anyio.move_on_after(_PATIENCE) as patience:
+                await _send(pieces, send)
         finally:
             self._owner.leave()
+        extensions = scope.get("extensions") or {}
+        connection: Connection | None = extensions.get(EXTENSION, {}).get("connection")
+        if patience.cancelled_caught and connection is not None:
+            await connection.cut()
 
 
 async def _send(pieces: Sequence[bytes], send: Send) -> None:

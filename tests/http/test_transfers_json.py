@@ -6,17 +6,19 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 from starlette.types import Message
 
+from bootserve.http import transfers
 from bootserve.http.app import create_app
 from bootserve.settings import load
 from bootserve.watch.ledger import Ledger
 from tests.family import DEADLINE, Family, family
-from tests.http.conftest import eventually
+from tests.http.conftest import Door, eventually, read_response
 
 CONFIG = """
 [http]
@@ -139,3 +141,32 @@ async def test_clients_that_do_not_read_are_a_few_and_others_are_told_to_come_ba
         assert headers[b"retry-after"] == b"1"
         is_read.set()
     assert (await ask())[0] == 200
+
+
+@pytest.fixture
+def _all_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOOTSERVE_STATUS_PUBLIC", "true")
+
+
+def _has_been_reset(client: socket.socket) -> bool:
+    return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
+@pytest.mark.usefixtures("_all_is_public")
+async def test_whoever_never_reads_loses_the_connection_and_makes_room_for_others(
+    door: Door, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More than the kernel's buffers hold.
+    for _ in range(12_000):
+        door.ledger.open(protocol="HTTP", client="x", machine=None, name="x" * 200, total=1)
+    text = "GET /transfers.json HTTP/1.1\nHost: x\n\n"
+    monkeypatch.setattr(transfers, "_PATIENCE", 0.2)
+    stuck = [await door.request(text, receive_buffer=4096) for _ in range(4)]
+    for client in stuck:
+        with client:
+            await eventually(partial(_has_been_reset, client))
+    monkeypatch.setattr(transfers, "_PATIENCE", DEADLINE)
+    with await door.request(text) as client:
+        head, _ = await read_response(client)
+        assert head.startswith("HTTP/1.1 200 ")
+    assert not caplog.records

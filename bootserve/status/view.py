@@ -111,8 +111,13 @@ def _header(
     for server in servers:
         lines += _of_server(server, glyphs, alone=len(servers) == 1)
     lines.append(_totals(rows, glyphs))
-    reasons = [reason for server in servers for reason in server.reasons]
-    lines += [Text(cut(f"! {reason}", width, glyphs), "bold red") for reason in reasons[:5]]
+    is_one = sum(not server.error for server in servers) < 2
+    reasons = [
+        f"! {reason}" if is_one or server.pid is None else f"! pid {server.pid}: {reason}"
+        for server in servers
+        for reason in server.reasons
+    ]
+    lines += [Text(cut(reason, width, glyphs), "bold red") for reason in reasons[:_MOST_REASONS]]
     if len(reasons) > _MOST_REASONS:
         lines.append(Text(f"! and {len(reasons) - _MOST_REASONS} more", "bold red"))
     return lines

@@ -156,6 +156,13 @@ def test_what_is_wrong_with_a_server_is_told() -> None:
     assert "the server with pid 9 does not answer" in lines
 
 
+def test_what_is_wrong_is_told_of_the_process_that_it_concerns() -> None:
+    late = {"status": "failing", "reasons": ["event loop: late by 2.0 s"]}
+    for state in ("serving", "draining"):
+        servers = [server([]), server([], pid=9, state=state, health=late)]
+        assert "! pid 9: event loop: late by 2.0 s" in screen(servers)
+
+
 def test_what_comes_from_the_network_drives_no_terminal_and_no_markup() -> None:
     evil = "\x1b[2J\u202e[red]x\n"
     row = transfer(1, machine=evil, client=evil, name=evil, protocol=evil, verdict=evil)

@@ -84,7 +84,7 @@ class Assembly:
         self.health = Health(
             self.budget,
             self.ledger,
-            quick={"tftp": self._tftp_problem},
+            quick={"http": self._http_problem, "tftp": self._tftp_problem},
             slow={
                 f"asset root {path_printable(root)}": partial(_root_trouble, root)
                 for root in settings.assets.roots
@@ -137,7 +137,7 @@ class Assembly:
         live = self.ledger.live
         if not self.health.is_serving:
             return Report(what_is_left(len(live)), is_stopping=True)
-        if problem := self.http.problem or self._tftp_problem():
+        if problem := self._http_problem() or self._tftp_problem():
             return Report(problem, is_sound=False)
         clients = len({transfer.client for transfer in live})
         silent = sum(transfer.verdict == Verdict.SILENT for transfer in live)
@@ -158,6 +158,9 @@ class Assembly:
             fragment=wanted.fragment,
             rollover=wanted.rollover,
         )
+
+    def _http_problem(self) -> str | None:
+        return self.http.problem if self.health.is_serving else None
 
     def _tftp_problem(self) -> str | None:
         if not self._doors.tftp or not self.health.is_serving:

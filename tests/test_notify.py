@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import json
 import os
 import resource
 import signal
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from bootserve.assembly import Assembly
 from bootserve.doors import open_doors
 from bootserve.endpoint import Endpoint
+from bootserve.http import accept
 from bootserve.notify import (
     TICK,
     Notices,
@@ -215,6 +218,43 @@ async def test_a_door_that_is_down_is_unsound_and_one_that_is_busy_is_not(tmp_pa
         tftp.cancel()
         await asyncio.gather(http, tftp, return_exceptions=True)
         parts._doors.close()
+
+
+async def test_a_monitor_hears_at_one_address_that_another_one_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accept, "_RETRY", 0.01)
+    settings = load(
+        flags={
+            "assets": {"roots": [tmp_path]},
+            "http": {"listen": ["127.0.0.1:0", "127.0.0.2:0"]},
+            "tftp": {"listen": "off"},
+        }
+    )
+    ready = asyncio.Event()
+    parts = Assembly(settings, open_doors(settings), ready.set, lambda: "serving")
+    serving = asyncio.create_task(parts.http.serve(parts._doors.http))
+    await ready.wait()
+    try:
+        port = parts._doors.http[1].getsockname()[1]
+        assert await asyncio.to_thread(_reasons, port) == []
+        parts._doors.http[0].shutdown(socket.SHUT_RD)
+        await asyncio.to_thread(wait_until, lambda: bool(_reasons(port)))
+        assert await asyncio.to_thread(_reasons, port) == ["HTTP: cannot accept, see the log"]
+        parts.drain()
+        assert parts.health.report(is_ready=False)[0] == 200
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        parts._doors.close()
+
+
+def _reasons(port: int) -> list[str]:
+    connection = http.client.HTTPConnection("127.0.0.2", port, timeout=60)
+    connection.request("GET", "/healthz")
+    found: list[str] = json.load(connection.getresponse())["reasons"]
+    connection.close()
+    return found
 
 
 class _Started:

@@ -177,6 +177,7 @@ class Assembly:
             },
             "tftp": {
                 "sessions": self.tftp.sessions,
+                "refused": self.tftp.refused,
                 "quirks": dict(self.tftp.quirks),
             },
         }

@@ -61,13 +61,19 @@ class Manners:
 
 
 class Refusal(Exception):
-    """``message`` is for the client, ``reason`` for the log."""
+    """``message`` is for the client, ``reason`` for the log.
 
-    def __init__(self, code: ErrorCode, message: str, reason: str) -> None:
+    ``is_for_want`` of a place, a descriptor or a disk that answers: the request was a good one.
+    """
+
+    def __init__(
+        self, code: ErrorCode, message: str, reason: str, *, is_for_want: bool = False
+    ) -> None:
         super().__init__(reason)
         self.code = code
         self.message = message
         self.reason = reason
+        self.is_for_want = is_for_want
 
 
 class Answers:
@@ -131,7 +137,9 @@ class Answers:
             try:
                 wire, fitting = self._wire(port, peer)
             except OSError as error:
-                raise Refusal(ErrorCode.NOT_DEFINED, _BUSY, describe(error)) from error
+                raise Refusal(
+                    ErrorCode.NOT_DEFINED, _BUSY, describe(error), is_for_want=True
+                ) from error
             stack.callback(wire.close)
             terms = self._terms(request, source, fitting)
             blocks = per_piece(terms.blksize, terms.windowsize, talks)
@@ -193,7 +201,7 @@ class Answers:
         except AssetNotFound as error:
             raise Refusal(ErrorCode.FILE_NOT_FOUND, "file not found", error.reason) from error
         except AssetUnavailable as error:
-            raise Refusal(ErrorCode.NOT_DEFINED, _BUSY, error.reason) from error
+            raise Refusal(ErrorCode.NOT_DEFINED, _BUSY, error.reason, is_for_want=True) from error
         except AssetForbidden as error:
             message = "file may not be read"
             raise Refusal(ErrorCode.ACCESS_VIOLATION, message, error.reason) from error

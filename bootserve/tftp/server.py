@@ -92,6 +92,8 @@ class TftpServer:
         self._successor: Relay | None = None
         self.quirks = Quirks()
         """What clients did beside the RFCs, and how often."""
+        self.refused = 0
+        """Requests that were refused for want of something of ours, see `Refusal`."""
         # One each, so that a flood of one kind does not hide the others.
         self._refusals = QuietLog(logger)
         self._malformed = QuietLog(logger)
@@ -320,7 +322,7 @@ class TftpServer:
             talk = self._talks.admit(request, peer, has_room=self._has_room())
         except TooManyTalks as error:
             message = f"server busy: {error}, try again"
-            raise Refusal(ErrorCode.NOT_DEFINED, message, str(error)) from error
+            raise Refusal(ErrorCode.NOT_DEFINED, message, str(error), is_for_want=True) from error
         self.quirks.see(request)
         return talk
 
@@ -355,6 +357,7 @@ class TftpServer:
         self._check_drained()
 
     def _refuse(self, port: ListeningPort, request: Request, peer: Peer, refusal: Refusal) -> None:
+        self.refused += refusal.is_for_want
         who, name = printable(peer.client_host), as_word(request.name)
         self._refusals.log(
             logging.INFO,

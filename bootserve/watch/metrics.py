@@ -263,6 +263,11 @@ class _State(Collector):
                 "TFTP transfers, those included whose file is being opened.",
                 figures["tftp"]["sessions"],
             )
+            yield CounterMetricFamily(
+                "bootserve_tftp_refused",
+                "TFTP requests that were refused for want of a place, a descriptor or a disk.",
+                figures["tftp"]["refused"],
+            )
             yield _counters(
                 "bootserve_tftp_quirks",
                 "What clients did beside the RFCs and were served all the same.",

@@ -279,6 +279,7 @@ async def test_too_many_at_once_are_told_so() -> None:
         assert running.server.sessions == 2
         clients[2].ask_for("large")
         assert error(await clients[2].receive()).message.startswith("server busy")
+        assert running.server.refused == 1
         for client, block in zip(clients[:2], first, strict=True):
             assert await client.rest(block, blksize=1428) == LARGE
         await running.drained()
@@ -670,8 +671,12 @@ async def test_without_a_descriptor_to_spare_clients_are_told_to_come_again() ->
         with RawClient(running.address) as client:
             client.ask_for("file")
             assert error(await client.receive()).message.startswith("server busy")
+            assert running.server.refused == 1
             has_room = True
             assert await client.fetch("file") == b"body"
+            client.ask_for("no such file")
+            assert error(await client.receive()).message == "file not found"
+            assert running.server.refused == 1
 
 
 async def test_a_client_of_which_nothing_is_heard_is_called_silent(

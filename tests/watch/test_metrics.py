@@ -62,7 +62,7 @@ class _Site:
     def _extra(self) -> dict[str, Any]:
         return {
             "connections": {"open": 3, "idle": 2, "silent": 1},
-            "tftp": {"sessions": 4, "quirks": self.quirks},
+            "tftp": {"sessions": 4, "refused": 0, "quirks": self.quirks},
         }
 
     def scrape(self, accept: str = "") -> tuple[str, str]:
@@ -144,7 +144,10 @@ def test_what_alerts_look_at_is_there_from_the_start() -> None:
             for (found, labels), value in told.items()
             if found == f"bootserve_{name}_total"
         } == dict.fromkeys(words, 0)
-    for name in ("restart_loops", "refused", "boots", "tftp_blocks_sent_again"):
+    for name in (
+        *("restart_loops", "refused", "boots"),
+        *("tftp_refused", "tftp_blocks_sent_again"),
+    ):
         assert told[f"bootserve_{name}_total", ()] == 0
     verdicts = [key for key in told if key[0] == "bootserve_transfers_in_flight"]
     assert len(verdicts) == len(_WORDS["protocol"]) * (len(Verdict) - 1)

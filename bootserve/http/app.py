@@ -190,11 +190,12 @@ class _Routes:
         except AssetUnavailable as error:
             return self._try_again(client, error)
         text = self._catalog.scripts.profile(self._url(scope), name, found)
-        lines.profile(client, name)
-        if text is not None and name in self._settings.profiles:
-            self._catalog.sightings.note_profile(client, name)
         if text is None:
+            lines.no_profile(client, name)
             return _not_found(f"there is no profile {printable(name)!r}")
+        lines.profile(client, name)
+        if name in self._settings.profiles:
+            self._catalog.sightings.note_profile(client, name)
         return self._script(text)
 
     async def file(self, scope: Scope, name: str) -> ASGIApp:

@@ -82,6 +82,17 @@ def profile(client: str, name: str) -> None:
     )
 
 
+def no_profile(client: str, name: str) -> None:
+    """A client has asked for a choice that no menu offers."""
+    _not_found.log(
+        logging.INFO,
+        "HTTP %s profile %s: not found",
+        printable(client),
+        as_word(name),
+        extra=with_fields(_choice, client, name),
+    )
+
+
 def not_found(client: str, error: AssetNotFound) -> None:
     _not_found.log(
         logging.INFO,

@@ -14,8 +14,10 @@ import pytest_asyncio
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from bootserve.http import lines
 from bootserve.http.app import create_app
 from bootserve.settings import load
+from bootserve.watch.quiet import QuietLog
 
 KERNEL = b"kernel " * 1000
 
@@ -115,6 +117,24 @@ async def test_a_flood_of_names_that_are_not_there_hides_no_refusal(
             assert (await client.get(f"/boot/{number}")).status_code == 404
         assert (await client.get("/boot/out")).status_code == 403
     assert caplog.messages[-1].startswith("HTTP 192.0.2.7 out: refused, ")
+
+
+async def test_a_profile_that_is_not_there_is_not_logged_as_given(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = QuietLog(lines.logger, most=3, clock=lambda: 0.0)
+    monkeypatch.setattr(lines, "_not_found", quiet)
+    with caplog.at_level(logging.INFO, "bootserve.http"):
+        assert (await client.get("/profile/i386/vmlinuz")).status_code == 200
+        for _ in range(5):
+            assert (await client.get("/profile/other")).status_code == 404
+        quiet.tell()
+    assert caplog.messages == [
+        "HTTP 192.0.2.7 gets the script of profile i386/vmlinuz",
+        # Like all that a stranger can cause without end.
+        *["HTTP 192.0.2.7 profile other: not found"] * 3,
+        "left out 2 lines like those before",
+    ]
 
 
 async def test_uploads_are_refused_by_method(client: httpx.AsyncClient) -> None:

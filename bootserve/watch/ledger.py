@@ -20,6 +20,7 @@ from bootserve.events import with_fields
 from bootserve.text import as_word, printable
 from bootserve.watch.fields import of_transfer
 from bootserve.watch.liveness import Verdict
+from bootserve.watch.quiet import QuietLog
 
 logger = logging.getLogger("bootserve.transfer")
 
@@ -73,6 +74,10 @@ class End(StrEnum):
             End.SERVER_ERROR,
             End.SERVER_STOPPED,
         )
+
+
+_FORGEABLE: Final = (End.MADE_ROOM, End.REPLACED)
+"""How a transfer may end for a single datagram from whoever, under another's address."""
 
 
 @dataclass(slots=True, eq=False)
@@ -187,6 +192,7 @@ class Ledger:
         self._live: dict[Transfer, None] = {}
         self._recent: deque[Transfer] = deque(maxlen=recent)
         self._count = 0
+        self._forged = {end: QuietLog(logger, clock=clock) for end in _FORGEABLE}
 
     @property
     def live(self) -> tuple[Transfer, ...]:
@@ -262,7 +268,10 @@ class Ledger:
         if transfer.machine:
             who += f" ({as_word(transfer.machine)})"
         more = "".join(f", {count} {what}" for what, count in transfer.details.items() if count)
-        logger.log(
+        # Of these there may be thousands in a second; to have got something takes an address.
+        is_forgeable = end in self._forged and not transfer.sent
+        log = self._forged[end].log if is_forgeable else logger.log
+        log(
             logging.INFO if end.is_normal else logging.WARNING,
             "%s %s %s %d of %d bytes in %.1f s%s: %s%s",
             transfer.protocol,

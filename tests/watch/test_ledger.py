@@ -11,6 +11,7 @@ from bootserve.watch.budget import Budget
 from bootserve.watch.health import Health
 from bootserve.watch.ledger import End, Ledger, Transfer
 from bootserve.watch.liveness import Verdict
+from bootserve.watch.quiet import tell_all
 from bootserve.watch.report import entry
 from bootserve.watch.status import Status
 
@@ -49,6 +50,26 @@ def test_the_line_of_a_transfer(
     assert caplog.messages == [
         "HTTP 192.0.2.9 (52:54:00:12:34:56) x86_64/vmlinuz 2000 of 2000 bytes in 12.3 s: complete"
     ]
+
+
+@pytest.mark.parametrize("end", [End.MADE_ROOM, End.REPLACED])
+def test_what_a_forged_datagram_can_cause_is_bounded_and_hides_no_real_transfer(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, end: End
+) -> None:
+    for _ in range(1000):
+        _open(ledger).close(end)
+    assert len(caplog.messages) == 50
+    real = _open(ledger)
+    real.sent = 512
+    real.close(end)
+    _open(ledger).close(End.CLIENT_SILENT)
+    assert [message.rpartition(": ")[2] for message in caplog.messages[50:]] == [
+        end.value,
+        End.CLIENT_SILENT.value,
+    ]
+    assert len(ledger.recent) == 1000
+    tell_all()
+    assert caplog.messages[-1] == "left out 950 lines like those before"
 
 
 def test_the_line_of_one_that_broke_off(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:

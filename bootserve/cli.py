@@ -215,6 +215,8 @@ def status(
     def ask() -> list[Json]:
         return remote.statuses(every_directory(runtime_dir), pid, recent)
 
+    if sys.stdout is None:
+        _fail(["standard output is closed; there is nowhere to show anything"])
     console = live.terminal()
     try:
         found = ask()
@@ -232,8 +234,16 @@ def status(
     except KeyboardInterrupt:
         return
     except BrokenPipeError:
-        # Whoever reads has read enough; what is left in the buffer must not be tried again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads has read enough.
+        _drop_output()
+    except OSError as error:
+        _drop_output()
+        _fail([f"cannot write to standard output: {error.strerror or error}"])
+
+
+def _drop_output() -> None:
+    """What is left in the buffer must not be tried again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command()

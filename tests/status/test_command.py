@@ -161,6 +161,28 @@ def test_without_a_server_one_sentence_says_so(tmp_path: Path) -> None:
         assert str(tmp_path / "run") in line
 
 
+@pytest.mark.parametrize("arguments", [["--once"], ["--json"]])
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        (">/dev/full", "cannot write to standard output: No space left on device"),
+        (">&-", "standard output is closed; there is nowhere to show anything"),
+    ],
+)
+def test_an_output_that_takes_nothing_is_told_in_a_sentence(
+    where: str, why: str, arguments: list[str], server: Family
+) -> None:
+    command = [*_COMMAND, "--runtime-dir", str(server.folder / "run"), *arguments]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {where}', "sh", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, f"bootserve: {why}\n")
+
+
 def test_another_user_learns_nothing(public_dir: Path, unprivileged: Unprivileged) -> None:
     needs.root()
     _fill(public_dir)

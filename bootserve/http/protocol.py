@@ -45,10 +45,22 @@ _NO_OPTIONS: dict[str, Any] = {}
 
 _reported: set[str] = set()
 _malformed = QuietLog(logger)
-# uvicorn writes an unbounded line of its own for each, without saying who sent it.
-logging.getLogger("uvicorn.error").addFilter(
-    lambda record: record.msg != "Invalid HTTP request received."
-)
+_defects = QuietLog(logger, most=5)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is written as it is; it has two that strangers can cause."""
+    if record.msg == "Exception in ASGI application\n" and record.exc_info:
+        error = record.exc_info[1]
+        if isinstance(error, Exception):
+            # A traceback has dozens of lines, and whoever has met a defect asks again.
+            _defects.log(logging.ERROR, "HTTP: a defect hit a request", error=error)
+            return False
+    # That line does not say who has sent it; ours does.
+    return record.msg != "Invalid HTTP request received."
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_wanted)
 
 
 class _Pipeline(list[Any]):

@@ -30,6 +30,8 @@ from bootserve.http import protocol
 from bootserve.http.extensions import FileSends
 from bootserve.http.flag import Flag, Flow
 from bootserve.http.protocol import BootProtocol
+from bootserve.watch.health import Health
+from bootserve.watch.quiet import QuietLog
 from tests.http.conftest import Door, eventually, read_response
 
 CHANGED = f"uvicorn {uvicorn.__version__} has changed"
@@ -178,6 +180,32 @@ def test_uvicorns_flow_control_has_the_attributes_that_ours_sets() -> None:
 def test_uvicorns_log_line_of_a_malformed_request_is_the_one_that_we_replace() -> None:
     source = inspect.getsource(HttpToolsProtocol.data_received)
     assert '"Invalid HTTP request received."' in source, f"{CHANGED}: what it logs"
+
+
+def test_uvicorns_log_line_of_a_defect_is_the_one_that_we_bound() -> None:
+    source = inspect.getsource(RequestResponseCycle.run_asgi)
+    assert r'"Exception in ASGI application\n"' in source, CHANGED
+
+
+async def test_a_defect_that_is_met_again_and_again_fills_no_log(
+    door: Door, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report(_: Health, *, is_ready: bool) -> tuple[int, dict[str, Any]]:
+        raise RuntimeError(f"defect {is_ready}")
+
+    quiet = QuietLog(protocol.logger, most=2, clock=lambda: 0.0)
+    monkeypatch.setattr(protocol, "_defects", quiet)
+    monkeypatch.setattr(Health, "report", report)
+    for _ in range(5):
+        with await door.request("GET /healthz HTTP/1.1\nHost: x\n\n") as client:
+            head, _ = await read_response(client)
+            assert head.startswith("HTTP/1.1 500 ")
+    quiet.tell()
+    *defects, left_out = caplog.records
+    assert [str(record.exc_info and record.exc_info[1]) for record in defects] == [
+        "defect False"
+    ] * 2
+    assert left_out.getMessage() == "left out 3 lines like those before"
 
 
 def test_uvicorns_server_works_with_a_state_of_ours() -> None:

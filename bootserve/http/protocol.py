@@ -18,11 +18,13 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from bootserve.events import with_fields
 from bootserve.http.connection import EXTENSION, Connection
 from bootserve.http.door import state_of
 from bootserve.http.extensions import PATH, ZERO_COPY, FileSends
 from bootserve.http.flag import Flag, Flow
 from bootserve.http.listener import missing_options
+from bootserve.watch.fields import of_refusal
 from bootserve.watch.liveness import Verdict
 from bootserve.watch.quiet import QuietLog
 
@@ -293,8 +295,15 @@ class BootProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _log_malformed(self, why: str) -> None:
-        client = self.client[0] if self.client else "?"
-        _malformed.log(logging.INFO, "HTTP %s: refused, %s", client, why)
+        # An IPv4 client that came through a socket for both families.
+        client = str(self.client[0]).removeprefix("::ffff:") if self.client else "?"
+        _malformed.log(
+            logging.INFO,
+            "HTTP %s: refused, %s",
+            client,
+            why,
+            extra=with_fields(of_refusal, "HTTP", client, "", why),
+        )
 
     def _check_options(self, transport: asyncio.Transport) -> None:
         """What the kernel hands on once it hands on always: some connections tell for all."""

@@ -260,7 +260,11 @@ class TftpServer:
             packet = parse(datagram)
         except MalformedPacket as error:
             self._malformed.log(
-                logging.INFO, "TFTP %s malformed packet: %s", printable(peer.client_host), error
+                logging.INFO,
+                "TFTP %s malformed packet: %s",
+                printable(peer.client_host),
+                error,
+                extra=with_fields(of_refusal, "TFTP", peer.client_host, "", str(error)),
             )
             if error.opcode is not None and error.opcode not in _ANSWERS:
                 message = encode_error(ErrorCode.ILLEGAL_OPERATION, "malformed packet")

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
+from bootserve.events import fields_of
 from bootserve.http import protocol
 from bootserve.http.door import Manners
+from bootserve.watch.quiet import QuietLog
 from tests.http.conftest import DEADLINE, Door, eventually, read_response, read_to_end
 
 BIG = os.urandom(1 << 20) * 24
@@ -209,10 +211,20 @@ async def test_a_malformed_request_behind_a_good_one_does_not_disturb_its_answer
     ["\0\1\n\n", "GET\n\n", "GET / HTTP/9.9\n\n", "GET http://[ HTTP/1.1\n\n", "x" * 100 + "\n\n"],
 )
 async def test_a_malformed_request_is_refused_and_the_next_client_served(
-    door: Door, request_text: str
+    door: Door,
+    request_text: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    caplog.set_level("INFO", "bootserve.http")
+    monkeypatch.setattr(protocol, "_malformed", QuietLog(protocol.logger))
     with await door.request(request_text) as client:
         assert (await read_to_end(client)).startswith(b"HTTP/1.1 400 ")
+    assert fields_of(caplog.records[0]) == {
+        "protocol": "HTTP",
+        "client": "127.0.0.1",
+        "reason": "malformed request",
+    }
     with await door.request(GET) as client:
         assert (await read_response(client))[1] == BIG
 

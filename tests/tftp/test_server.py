@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from bootserve.catalog.assets import READ_SIZE, AssetForbidden, Assets, Source
+from bootserve.events import fields_of
 from bootserve.tftp.blocks import PIECE
 from bootserve.tftp.netascii import NetasciiRefused, NetasciiTexts, encode
 from bootserve.tftp.packet import Error, ErrorCode, parse
@@ -213,6 +214,7 @@ async def test_a_flood_of_malformed_datagrams_is_no_flood_in_the_log(
         await running.drained()
     lines = [record for record in caplog.records if "malformed" in record.getMessage()]
     assert 1 <= len(lines) <= 50
+    assert {fields_of(line)["client"] for line in lines} == {"127.0.0.1"}
     assert "\x1b" not in caplog.text
 
 

@@ -110,13 +110,17 @@ async def test_an_empty_file(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_flood_of_names_that_are_not_there_hides_no_refusal(
-    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lines, "_not_found", QuietLog(lines.logger, most=3, clock=lambda: 0.0))
     with caplog.at_level(logging.INFO, "bootserve.http"):
-        for number in range(60):
-            assert (await client.get(f"/boot/{number}")).status_code == 404
+        for _ in range(5):
+            assert (await client.get("/boot/other")).status_code == 404
         assert (await client.get("/boot/out")).status_code == 403
-    assert caplog.messages[-1].startswith("HTTP 192.0.2.7 out: refused, ")
+        lines._not_found.tell()
+    assert caplog.messages[:3] == ["HTTP 192.0.2.7 other: not found"] * 3
+    assert caplog.messages[3].startswith("HTTP 192.0.2.7 out: refused, ")
+    assert caplog.messages[4:] == ["left out 2 lines like those before"]
 
 
 async def test_a_profile_that_is_not_there_is_not_logged_as_given(

@@ -14,8 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message
 
+from bootserve.http import lines
 from bootserve.http.app import create_app
 from bootserve.settings import load
+from bootserve.watch.quiet import QuietLog
 from tests.http.conftest import Door, read_response
 
 _SCRIPT = "#!ipxe\necho raw\nexit\n"
@@ -144,13 +146,15 @@ async def test_no_query_breaks_an_answer_or_its_line(
 
 @pytest.mark.parametrize("name", ["%s", "%d%s%n", "a%sb c", "\u202e", "x" * 5000])
 async def test_no_profile_name_breaks_an_answer_or_its_line(
-    caplog: pytest.LogCaptureFixture, name: str
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     caplog.set_level("INFO")
+    monkeypatch.setattr(lines, "_not_found", QuietLog(lines.logger))
     status, _, text = await _ask(_app(), f"/profile/{name}")
     assert status == 404
     [line] = caplog.messages
-    assert line.startswith("HTTP 192.0.2.7 gets the script of profile ")
+    assert line.startswith("HTTP 192.0.2.7 profile ")
+    assert line.endswith(": not found")
     assert line.isprintable()
     assert text.rstrip("\n").isprintable()
     if name.isascii() and len(name) < 100:

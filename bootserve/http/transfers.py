@@ -17,9 +17,9 @@ _AT_ONCE: Final = 4
 """Answers that are made or sent at once. With ten thousand transfers each holds 5 MB, for as long
 as its client takes to read it."""
 
-_PATIENCE: Final = 30.0
-"""Seconds for an answer to be taken. Four clients that never read would else be all that there is
-room for; no machine's boot depends on this one."""
+_FAIR_SHARE: Final = 30.0
+"""Seconds that a place is its client's; then another one may have it, if there is none free. Four
+clients that never read would else be all that there is room for."""
 
 _NO_STORE: Final = {"cache-control": "no-store"}
 
@@ -30,7 +30,8 @@ class Transfers:
     def __init__(self, status: Status, *, is_public: bool) -> None:
         self._status = status
         self._is_public = is_public
-        self._asking = 0
+        self._asking: dict[_Answer, float] = {}
+        """Whose answers are being made or sent, and since when; the oldest first."""
 
     def answer(self, scope: Scope) -> ASGIApp:
         """Return the answer to a request."""
@@ -45,16 +46,26 @@ class Transfers:
             recent = checked_recent(said.get("recent", [None])[0])
         except ValueError as error:
             return PlainTextResponse(f"{error}\n", 400, _NO_STORE)
-        if self._asking >= _AT_ONCE:
+        if not self._has_room():
             headers = {**_NO_STORE, "retry-after": "1"}
             return PlainTextResponse("others are asking just now, come back later\n", 503, headers)
         return _Answer(self, self._status, recent)
 
-    def enter(self) -> None:
-        self._asking += 1
+    def enter(self, answer: _Answer) -> None:
+        self._asking[answer] = anyio.current_time()
 
-    def leave(self) -> None:
-        self._asking -= 1
+    def leave(self, answer: _Answer) -> None:
+        self._asking.pop(answer, None)
+
+    def _has_room(self) -> bool:
+        if len(self._asking) < _AT_ONCE:
+            return True
+        answer, since = next(iter(self._asking.items()))
+        if anyio.current_time() - since < _FAIR_SHARE:
+            return False
+        self.leave(answer)
+        answer.give_way.cancel()
+        return True
 
 
 class _Answer:
@@ -62,18 +73,18 @@ class _Answer:
         self._owner = owner
         self._status = status
         self._recent = recent
+        self.give_way = anyio.CancelScope()
 
     async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
-        self._owner.enter()
+        self._owner.enter(self)
         try:
-            pieces = [piece async for piece in self._status.pieces(self._recent)]
-            with anyio.move_on_after(_PATIENCE) as patience:
-                await _send(pieces, send)
+            with self.give_way:
+                await _send([piece async for piece in self._status.pieces(self._recent)], send)
         finally:
-            self._owner.leave()
+            self._owner.leave(self)
         extensions = scope.get("extensions") or {}
         connection: Connection | None = extensions.get(EXTENSION, {}).get("connection")
-        if patience.cancelled_caught and connection is not None:
+        if self.give_way.cancelled_caught and connection is not None:
             await connection.cut()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -148,25 +149,41 @@ def _all_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOOTSERVE_STATUS_PUBLIC", "true")
 
 
+def _has_something(client: socket.socket) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        return bool(client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    return False
+
+
+async def _status_of(door: Door, text: str) -> str:
+    with await door.request(text) as client:
+        head, _ = await read_response(client)
+    return head.split()[1]
+
+
 def _has_been_reset(client: socket.socket) -> bool:
     return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
 @pytest.mark.usefixtures("_all_is_public")
-async def test_whoever_never_reads_loses_the_connection_and_makes_room_for_others(
+async def test_whoever_has_not_read_for_long_gives_way_when_another_asks(
     door: Door, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More than the kernel's buffers hold.
     for _ in range(12_000):
         door.ledger.open(protocol="HTTP", client="x", machine=None, name="x" * 200, total=1)
     text = "GET /transfers.json HTTP/1.1\nHost: x\n\n"
-    monkeypatch.setattr(transfers, "_PATIENCE", 0.2)
-    stuck = [await door.request(text, receive_buffer=4096) for _ in range(4)]
-    for client in stuck:
-        with client:
-            await eventually(partial(_has_been_reset, client))
-    monkeypatch.setattr(transfers, "_PATIENCE", DEADLINE)
-    with await door.request(text) as client:
-        head, _ = await read_response(client)
-        assert head.startswith("HTTP/1.1 200 ")
+    with contextlib.ExitStack() as stack:
+        stuck = []
+        for _ in range(4):
+            client = stack.enter_context(await door.request(text, receive_buffer=4096))
+            # Its answer has begun.
+            await eventually(partial(_has_something, client))
+            stuck.append(client)
+        assert await _status_of(door, text) == "503"
+        monkeypatch.setattr(transfers, "_FAIR_SHARE", 0)
+        assert await _status_of(door, text) == "200"
+        await eventually(partial(_has_been_reset, stuck[0]))
+        # There was no need for more.
+        assert not any(map(_has_been_reset, stuck[1:]))
     assert not caplog.records

@@ -13,10 +13,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import anyio.to_thread
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 
@@ -32,6 +32,7 @@ from bootserve.catalog.opening import (
 )
 from bootserve.catalog.reading import READ_SIZE, read, read_into_now, read_now
 from bootserve.catalog.roots import files_below
+from bootserve.catalog.waiting import wait_in_thread
 from bootserve.linux import Facts, facts_of
 
 __all__ = [
@@ -309,9 +310,7 @@ class Assets:
 
     async def in_thread(self, opener: Callable[[str], Asset], name: str) -> Asset:
         """Return what ``opener`` does, in one of the threads that may wait for a disk."""
-        return await anyio.to_thread.run_sync(
-            opener, name, limiter=_openers(self._most_openers), abandon_on_cancel=True
-        )
+        return await wait_in_thread(partial(opener, name), name, _openers(self._most_openers))
 
     def open_now(self, name: str) -> Asset:
         """Open the file that a client calls ``name``; ``boot/`` in front of it is optional.

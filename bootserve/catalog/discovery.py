@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import anyio
-import anyio.to_thread
 
 from bootserve.catalog.profiles import Found
+from bootserve.catalog.waiting import wait_in_thread
 
 
 class Discovery:
@@ -40,9 +40,7 @@ class Discovery:
                 self._begun += 1
                 walk = self._begun
                 try:
-                    self._result = await anyio.to_thread.run_sync(
-                        self._look, abandon_on_cancel=True
-                    )
+                    self._result = await wait_in_thread(self._look, "the asset roots")
                 except Exception as error:
                     self._result = error
                 self._ended = walk

@@ -191,6 +191,7 @@ install() {
     fi
     swap
     before=$(units_prefix)
+    unit_before=$(cat "$units/bootserve.service" 2>/dev/null || :)
     put_units
     if is_booted; then
         systemctl daemon-reload
@@ -206,6 +207,10 @@ install() {
                 fail "installed, but the server that runs stays the old one; see" \
                     "journalctl -u bootserve, then systemctl reload bootserve"
             echo "The server that runs has been replaced by the new one; nothing was cut off."
+            if [ "$unit_before" != "$(cat "$units/bootserve.service")" ]; then
+                echo "The unit has changed, too: its limits and its sandbox are new after a" \
+                    "systemctl restart bootserve, for which there is no hurry."
+            fi
         fi
     fi
 }

@@ -26,6 +26,7 @@ def test_an_installation_upgrades_what_runs_and_keeps_the_configuration(service:
             service.edit_source(name, f'"{bootserve.__version__}"', f'"{NEXT}"')
         # What a new version would have changed in its example.
         service.edit_source("systemd/bootserve.toml", "[http]", "# New.\n[http]")
+        service.edit_source("systemd/bootserve.service", "TasksMax=2048", "TasksMax=2049")
         said = service.make("install")
         new = service.main_pid()
         assert new != old
@@ -40,6 +41,8 @@ def test_an_installation_upgrades_what_runs_and_keeps_the_configuration(service:
     assert "# New." not in config
     assert "# New." in service.machine.path(f"{CONFIG}.new").read_text()
     assert f"{CONFIG} is kept as it is" in said
+    assert "The unit has changed" in said
+    assert "The unit has changed" not in service.make("install")
 
 
 def test_an_installation_at_another_prefix_says_that_it_takes_a_restart(service: Service) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -173,8 +172,7 @@ class Answers:
         own = sockets.connect(port.sock.family, peer)
         with contextlib.ExitStack() as stack:
             stack.callback(own.close)
-            version = 6 if own.family == socket.AF_INET6 else 4
-            fitting = sockets.path_mtu(own) - OVERHEAD[version]
+            fitting = sockets.path_mtu(own) - OVERHEAD[peer.version]
             if self._manners.single_port:
                 return SharedPort(port, peer), fitting
             stack.pop_all()

@@ -58,6 +58,12 @@ class Peer:
             host = f"{host}%{zone}"
         return host
 
+    @property
+    def version(self) -> int:
+        """Of the IP packets to it: 4 also for an IPv4 client of a socket for both families."""
+        is_ipv4 = len(self.client) == 2 or self.client[0].startswith("::ffff:")
+        return 4 if is_ipv4 else 6
+
 
 def open_socket(family: socket.AddressFamily, host: str | None, port: int) -> socket.socket:
     """Open a listening UDP socket for `TftpServer`; the caller owns it.
@@ -124,7 +130,9 @@ def receive(sock: socket.socket, size: int) -> tuple[bytes, Peer]:
             address, index = _IN6_PKTINFO.unpack_from(value)
             asked = ipaddress.IPv6Address(address)
             if not asked.is_multicast:
-                local = str(asked)
+                # str() of an IPv4 client's, on a socket for both families, is no IPv4 literal
+                # before Python 3.13.
+                local = socket.inet_ntop(socket.AF_INET6, address)
                 scope = index if asked.is_link_local else 0
     return datagram, Peer(client, local, scope)
 

@@ -18,15 +18,27 @@ from tests.real.process import Process
 DEADLINE = 60
 PORT = 6969
 BODY = random.Random(6).randbytes(200_000)
+BY_SYSTEMD = """
+import os, socket, sys
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+udp.bind(("::", int(sys.argv[1])))
+os.dup2(udp.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+"""Starts a command with a socket for both families, as the installed ListenDatagram= is one."""
 
 
 @contextlib.contextmanager
-def served(host: Host, folder: Path, *options: str) -> Iterator[None]:
+def served(host: Host, folder: Path, *options: str, is_activated: bool = False) -> Iterator[None]:
     (folder / "boot").mkdir()
     (folder / "boot" / "file").write_bytes(BODY)
     config = folder / "bootserve.toml"
     config.write_text("\n".join(["[tftp]", f'listen = ["*:{PORT}"]', *options]))
-    words = ("-m", "bootserve", "serve", "--config", str(config), "--http", "*:8080")
+    starter = ("-c", BY_SYSTEMD, str(PORT)) if is_activated else ()
+    words = (*starter, "-m", "bootserve", "serve", "--config", str(config), "--http", "*:8080")
     command = host.command(sys.executable, *words, "--root", str(folder / "boot"))
     with Process("bootserve", command, folder) as server:
         server.wait_for("is ready", DEADLINE)
@@ -82,3 +94,18 @@ def test_blocks_fit_into_packets(
         assert agreed == expected
         assert body == BODY
         assert (fragments(cable.client) > 0) == has_fragments
+
+
+def test_ipv4_clients_of_systemds_socket_for_both_families(tmp_path: Path) -> None:
+    with Cable() as cable, served(cable.server, tmp_path, is_activated=True):
+        with cable.client.socket(socket.SOCK_DGRAM) as client:
+            body, agreed = fetch(client, cable.server.address, 1468, 4)
+        assert agreed == 1468
+        assert body == BODY
+        with cable.client.socket(socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.sendto(b"\0\1boot.ipxe\0octet\0blksize\0001468\0", (cable.server.address, PORT))
+            _, server = client.recvfrom(65536)
+            client.sendto(b"\0\4\0\0", server)
+            script, _ = client.recvfrom(65536)
+        assert b"\nset bootserve-url http://10.77.0.1:8080\n" in script

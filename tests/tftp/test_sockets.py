@@ -64,6 +64,23 @@ def test_a_listening_socket() -> None:
                 open_socket(family, None, port)
 
 
+@pytest.mark.parametrize("single_port", [True, False])
+async def test_an_ipv4_client_of_a_socket_for_both_families(single_port: bool) -> None:
+    shelf = Shelf(script=b"text")
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::", 0))
+    async with serving(shelf, sock=sock, single_port=single_port) as running:
+        with RawClient(("127.0.0.2", running.port), host="127.0.0.1") as client:
+            assert await client.fetch("script") == b"text"
+            assert client.transfer[0] == "127.0.0.2"
+            client.ask_for("missing")
+            assert (await client.receive())[:4] == b"\0\5\0\1"
+            assert client.transfer == ("127.0.0.2", running.port)
+    assert shelf.asked[0].client == "127.0.0.1"
+    assert shelf.asked[0].local == "::ffff:127.0.0.2"
+
+
 def test_an_address_that_is_not_ours_cannot_be_listened_on() -> None:
     with pytest.raises(OSError, match="assign"):
         open_socket(socket.AF_INET, "192.0.2.99", 0)

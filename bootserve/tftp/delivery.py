@@ -99,7 +99,7 @@ class Delivery:
 
     def take_repeat(self) -> bool:
         """Return whether an identical request is one more of that which this answers."""
-        if self._session.is_proven:
+        if self._session.is_begun_anew(time.monotonic()):
             return False
         self._step(self._session.repeated)
         return not self._has_ended

@@ -3,7 +3,8 @@
 Rules of this module:
 
 * One client address and port has at most one transfer. The same request again belongs to the
-  transfer it started, as long as that has not got an ACK; any other request replaces it.
+  transfer it started, until some time after the first ACK (`session.COPIES`): what was duplicated
+  or late must not end it (RFC 1350, section 4). Any other request replaces it.
 * Refusals leave from the listening port: they need no descriptor. Transfers have a port of their
   own (the TID of RFC 1350), on the address that was asked; or all have the listening port
   (``single_port``), and are told apart by the client's address and port.

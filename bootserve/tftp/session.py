@@ -40,6 +40,10 @@ from bootserve.watch.ledger import End
 PATIENCE = 300.0
 """Seconds. Firmware that is frozen by its host or busy with itself sends nothing for minutes."""
 
+COPIES = 1.0
+"""Seconds after a client's first ACK in which its request may still come again: a network that
+duplicates, or a repetition that crossed our answer. No machine is reset and asks anew so soon."""
+
 _UNPROVEN_REPEATS = 3
 _REFUSALS = 3
 _NEVER = math.inf
@@ -95,6 +99,7 @@ class ReadSession:
         "_order",
         "_order_end",
         "_patience",
+        "_proven_at",
         "_refusals",
         "_sent",
         "_sent_at",
@@ -134,6 +139,7 @@ class ReadSession:
         """When something is to be sent that nothing has been heard for; infinity for never."""
         self.bursts = Bursts(terms.windowsize)
         """How the client takes what comes at once."""
+        self._proven_at = _NEVER
         self.is_proven = False
         """Whether the client has acknowledged anything: its address is not forged."""
         self.resent = 0
@@ -191,7 +197,9 @@ class ReadSession:
             self._judge_burst(block, now)
         self._acked = block
         self._expiries = 0
-        self.is_proven = True
+        if not self.is_proven:
+            self.is_proven = True
+            self._proven_at = now
         if block == self._last:
             return self._finish(End.COMPLETE)
         return self._window(block + 1, windowsize)
@@ -211,10 +219,11 @@ class ReadSession:
         return self._all_but_last_ack() or self._finish(End.CLIENT_LEFT, "its port is closed")
 
     def repeated(self, now: float) -> Action | None:
-        """Take it that the client, which has acknowledged nothing, sent its request again.
+        """Take it that the client sent its request again, and `is_begun_anew` says no.
 
-        While a repetition of our first packet is due anyway, it is answered by that. Later it gets
-        one packet: no more than what a request from a new port would cause.
+        Who has acknowledged anything has our answer, and gets nothing for a copy. While a
+        repetition of our first packet is due anyway, it is answered by that. Later it gets one
+        packet: no more than what a request from a new port would cause.
         """
         if self._ended or self.is_proven:
             return None
@@ -222,6 +231,10 @@ class ReadSession:
         if self._is_sending or self.due < _NEVER:
             return None
         return self._first_packet(now)
+
+    def is_begun_anew(self, now: float) -> bool:
+        """Whether the same request once more begins another transfer, and is no copy of ours."""
+        return now >= self._proven_at + COPIES
 
     def tick(self, now: float) -> Action | None:
         """Do what is due at ``now``."""

@@ -12,6 +12,7 @@ import pytest
 
 from bootserve.catalog.assets import READ_SIZE, AssetForbidden, Assets, Source
 from bootserve.events import fields_of
+from bootserve.tftp import session
 from bootserve.tftp.blocks import PIECE
 from bootserve.tftp.netascii import NetasciiRefused, NetasciiTexts, encode
 from bootserve.tftp.packet import Error, ErrorCode, parse
@@ -367,9 +368,35 @@ async def test_the_same_request_again_before_an_ack_is_the_same_transfer() -> No
     assert len(shelf.opened) == 1
 
 
+@pytest.mark.parametrize("single_port", [True, False])
+async def test_a_late_copy_of_the_request_does_not_disturb_the_transfer(single_port: bool) -> None:
+    shelf = Shelf(large=LARGE)
+    async with serving(shelf, single_port=single_port) as running:
+        with RawClient(running.address) as client:
+            client.ask_for("large", "blksize", "1428")
+            assert (await client.receive())[:2] == b"\0\6"
+            port = client.transfer
+            client.ack(0)
+            first = await client.receive()
+            client.ask_for("large", "blksize", "1428")
+            with RawClient(running.address) as other:
+                other.ask_for("missing")
+                await other.receive()
+            client.ack(1)
+            second = await client.receive()
+            assert (first[:4], second[:4]) == (b"\0\3\0\1", b"\0\3\0\2")
+            client.ack(1)  # the client's own repetition: no transmission either
+            client.ack(2)
+            assert (await client.receive())[:4] == b"\0\3\0\3"
+            assert client.transfer == port
+        assert running.server.quirks == {"request-repeated": 1, "blksize-512": 1}
+    assert len(shelf.opened) == 1
+
+
 async def test_another_request_from_the_same_port_replaces_the_transfer(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(session, "COPIES", 0.0)
     caplog.set_level("INFO")
     shelf = Shelf(large=LARGE, script=SMALL)
     async with serving(shelf) as running:

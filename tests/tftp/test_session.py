@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bootserve.tftp.options import Terms, negotiate
 from bootserve.tftp.packet import Ack, Error, OutOfPlace, Packet, encode_oack
-from bootserve.tftp.session import Action, Finish, ReadSession, Send, SendBlocks
+from bootserve.tftp.session import COPIES, Action, Finish, ReadSession, Send, SendBlocks
 from bootserve.watch.ledger import End
 
 from .network import GOOD, Fate, Run
@@ -286,6 +286,17 @@ def test_a_repeated_request_is_answered_once_when_our_repetitions_are_used_up() 
     assert found.repeated(25.0) == oack
     found.receive(Ack(0), 26.0)
     assert found.repeated(27.0) is None
+
+
+def test_the_same_request_is_a_copy_until_a_while_after_the_first_ack() -> None:
+    found = session()
+    found.start(0.0)
+    assert not found.is_begun_anew(100.0)
+    found.receive(Ack(0), 100.0)
+    assert not found.is_begun_anew(100.0 + COPIES / 2)
+    assert found.repeated(100.0 + COPIES / 2) is None
+    found.receive(Ack(1), 100.0 + COPIES / 2)
+    assert found.is_begun_anew(100.0 + COPIES)
 
 
 def test_repetitions_shrink_and_their_intervals_double() -> None:

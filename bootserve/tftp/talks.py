@@ -12,8 +12,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bootserve.tftp.delivery import Delivery
@@ -26,9 +25,6 @@ MAX_SESSIONS = 4096
 
 MAX_SESSIONS_PER_CLIENT = 1024
 """Transfers at once to one address; a rack behind a router that translates addresses has one."""
-
-_LOOKED_AT = 64
-"""Talks that one request may look at to find a place for itself."""
 
 
 class TooManyTalks(Exception):
@@ -59,7 +55,7 @@ class Talk:
 
 @dataclass(slots=True)
 class _Host:
-    """The talks with one address; those that may be unproven with the oldest first."""
+    """The talks with one address, and those with a delivery that may be unproven, in its order."""
 
     count: int = 0
     unproven: dict[Talk, None] = field(default_factory=dict)
@@ -78,7 +74,8 @@ class Talks:
         self._most_per_client = most_per_client
         self._talks: dict[SocketAddress, Talk] = {}
         self._hosts: dict[str, _Host] = {}
-        self._unproven: dict[Talk, None] = {}  # the oldest first; some of them proven meanwhile
+        # Those with a delivery, the oldest first; some of them proven meanwhile.
+        self._unproven: dict[Talk, None] = {}
         self._opening: set[Talk] = set()
 
     def __len__(self) -> int:
@@ -111,7 +108,6 @@ class Talks:
         talk = self._talks[peer.client] = Talk(request, peer)
         host = self._hosts.setdefault(peer.client[0], _Host())
         host.count += 1
-        host.unproven[talk] = self._unproven[talk] = None
         self._opening.add(talk)
         return talk
 
@@ -120,6 +116,9 @@ class Talks:
         self._opening.discard(talk)
         if talk.delivery is None:
             self.end(talk)
+        elif self._talks.get(talk.peer.client) is talk:
+            host = self._hosts[talk.peer.client[0]]
+            host.unproven[talk] = self._unproven[talk] = None
 
     def end(self, talk: Talk) -> None:
         """Forget a talk; may be called again."""
@@ -133,14 +132,13 @@ class Talks:
         if not host.count:
             del self._hosts[talk.peer.client[0]]
 
-    def _make_room(self, unproven: Iterable[Talk]) -> bool:
-        for talk in list(itertools.islice(unproven, _LOOKED_AT)):
-            if talk.delivery is None:
-                continue
-            if talk.delivery.is_proven:
-                self._unproven.pop(talk, None)
-                self._hosts[talk.peer.client[0]].unproven.pop(talk, None)
-                continue
-            talk.delivery.stop(End.MADE_ROOM)
-            return True
+    def _make_room(self, unproven: dict[Talk, None]) -> bool:
+        while unproven:
+            talk = next(iter(unproven))
+            if talk.delivery is not None and not talk.delivery.is_proven:
+                talk.delivery.stop(End.MADE_ROOM)
+                return True
+            # It never has to go for another: nobody need look at it again.
+            self._unproven.pop(talk, None)
+            self._hosts[talk.peer.client[0]].unproven.pop(talk, None)
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
 import socket
@@ -345,6 +346,49 @@ async def test_requests_from_nobody_lock_nobody_out(caplog: pytest.LogCaptureFix
             assert await real.rest(block, blksize=1428) == LARGE
         await running.drained()
     assert caplog.text.count("made room for another") == 1
+
+
+@pytest.mark.parametrize(("most", "most_per_client"), [(101, 1000), (1000, 101)])
+async def test_requests_from_nobody_go_however_many_machines_came_before(
+    most: int, most_per_client: int
+) -> None:
+    machines = 100
+    async with contextlib.AsyncExitStack() as stack:
+        running = await stack.enter_async_context(
+            serving(Shelf(large=LARGE), max_sessions=most, max_sessions_per_client=most_per_client)
+        )
+        clients = [stack.enter_context(RawClient(running.address)) for _ in range(machines)]
+        for client in clients:
+            client.ask_for("large", "blksize", "1428")
+            assert (await client.receive())[:2] == b"\0\6"
+            client.ack(0)
+            assert (await client.receive())[:4] == b"\0\3\0\1"
+        forged, another = (stack.enter_context(RawClient(running.address)) for _ in range(2))
+        forged.ask_for("large")
+        assert (await forged.receive())[:4] == b"\0\3\0\1"
+        assert await another.fetch("large") == LARGE
+        await eventually(lambda: running.server.sessions == machines)
+
+
+async def test_opening_files_do_not_hide_requests_from_nobody() -> None:
+    gate = asyncio.Event()
+
+    async def opener(info: TftpRequestInfo) -> Source:
+        if info.name == "slow":
+            await gate.wait()
+        return Body(info.name, SMALL)
+
+    waiting = 100
+    async with contextlib.AsyncExitStack() as stack:
+        running = await stack.enter_async_context(serving(opener, max_sessions=waiting + 1))
+        clients = [stack.enter_context(RawClient(running.address)) for _ in range(waiting)]
+        for client in clients:
+            client.ask_for("slow")
+        forged, another = (stack.enter_context(RawClient(running.address)) for _ in range(2))
+        forged.ask_for("fast")
+        assert (await forged.receive())[:4] == b"\0\3\0\1"
+        assert await another.fetch("fast") == SMALL
+        gate.set()
 
 
 async def test_the_same_request_again_before_an_ack_is_the_same_transfer() -> None:

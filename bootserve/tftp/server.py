@@ -50,7 +50,9 @@ __all__ = ["Manners", "Opener", "TftpRequestInfo", "TftpServer", "open_socket"]
 
 logger = logging.getLogger("bootserve.tftp")
 
-_DATAGRAMS_PER_TURN = 64
+_DATAGRAMS_PER_TURN = 8
+"""Of each listening socket. A request costs many times what an ACK does, and transfers that are
+under way get a block or a window per turn: they go before whoever comes new."""
 _FAILURES = 3
 """Errors of the listening sockets in a row after which the door counts as down."""
 _WATCH_INTERVAL = 5.0

@@ -272,6 +272,22 @@ async def test_three_hundred_at_once() -> None:
     shelf.assert_all_closed_once()
 
 
+async def test_transfers_go_on_while_many_requests_wait() -> None:
+    waiting = 200
+    shelf = Shelf(large=LARGE)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client, RawClient(running.address) as crowd:
+            client.ask_for("large")
+            await client.receive()
+            for number in range(waiting):
+                crowd.ask_for(f"missing-{number}")
+            for block in range(1, 5):
+                client.ack(block)
+                assert (await client.receive())[2:4] == (block + 1).to_bytes(2)
+            assert len(shelf.asked) < waiting
+            await eventually(lambda: len(shelf.asked) == 1 + waiting)
+
+
 async def test_too_many_at_once_are_told_so() -> None:
     async with serving(Shelf(large=LARGE), max_sessions=2) as running:
         clients = [RawClient(running.address) for _ in range(3)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import anyio.to_thread
+import anyio.lowlevel
 
-from bootserve.catalog.assets import Source
+from bootserve.catalog.assets import READ_SIZE, Source
 
 LARGEST = 16 * 1024 * 1024
 """Bytes of the largest text that is converted. Nothing that boots is asked for in netascii; who
@@ -52,10 +52,9 @@ class NetasciiTexts:
                 raise NetasciiRefused("too many netascii transfers at once: use octet mode")
             self._held += size
             try:
-                text = await source.read(0, size)
+                body = await _converted(source, size)
                 if source.has_changed():
                     raise OSError("the file was changed while it was read")
-                body = await anyio.to_thread.run_sync(encode, text)
             except BaseException:
                 self._held -= size
                 raise
@@ -67,10 +66,22 @@ class NetasciiTexts:
         self._held -= size
 
 
+async def _converted(source: Source, size: int) -> bytearray:
+    """Return the text as it goes over the wire; part by part, for others wait for their turns.
+
+    A thread would not help them: it holds the interpreter for as long as all of the text takes.
+    """
+    body = bytearray()
+    for offset in range(0, size, READ_SIZE):
+        body += encode(await source.read(offset, min(READ_SIZE, size - offset)))
+        await anyio.lowlevel.checkpoint()
+    return body
+
+
 class _Converted:
     """A converted text; gives its memory's share back when it is closed."""
 
-    def __init__(self, pool: NetasciiTexts, name: str, body: bytes, held: int) -> None:
+    def __init__(self, pool: NetasciiTexts, name: str, body: bytearray, held: int) -> None:
         self.name = name
         self.size = len(body)
         self._pool = pool
@@ -82,10 +93,10 @@ class _Converted:
         return None
 
     def read_now(self, offset: int, size: int) -> bytes | None:
-        return self._body[offset : offset + size]
+        return bytes(self._body[offset : offset + size])
 
     async def read(self, offset: int, size: int) -> bytes:
-        return self._body[offset : offset + size]
+        return bytes(self._body[offset : offset + size])
 
     def has_changed(self) -> bool:
         return False
@@ -93,4 +104,4 @@ class _Converted:
     def close(self) -> None:
         self._pool.release(self._held)
         self._held = 0
-        self._body = b""
+        self._body = bytearray()

@@ -734,6 +734,27 @@ async def test_netascii_of_something_huge_is_refused() -> None:
     shelf.assert_all_closed_once()
 
 
+async def test_a_large_text_is_converted_while_others_have_their_turns() -> None:
+    text = b"line\r\n" * READ_SIZE
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    body = Body("text", text)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(others)
+        with contextlib.closing(await NetasciiTexts().convert(body)) as source:
+            assert source.read_now(0, source.size) == encode(text)
+        tasks.cancel_scope.cancel()
+    parts = len(text) // READ_SIZE
+    assert body.reads == [(part * READ_SIZE, READ_SIZE) for part in range(parts)]
+    assert turns >= parts
+
+
 async def test_the_memory_for_netascii_is_bounded_and_given_back() -> None:
     texts = NetasciiTexts(largest=10, most=15)
     first = await texts.convert(Body("a", b"x" * 10))

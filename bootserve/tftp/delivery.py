@@ -90,9 +90,13 @@ class Delivery:
         """Whether the client has dropped what it was sent at once."""
         return self._session.bursts.halvings > 0
 
+    def is_silent(self, now: float) -> bool:
+        """Whether nothing has been heard for a while that was owed to us."""
+        return self._session.silence(now) >= SILENT_AFTER
+
     def look(self, now: float) -> None:
         """Note in the ledger what the client is doing."""
-        is_silent = self._session.silence(now) >= SILENT_AFTER
+        is_silent = self.is_silent(now)
         verdict = Verdict.SILENT if is_silent else Verdict.MOVING
         self._entry.details[SENT_AGAIN] = self._session.resent
         self._entry.look(Verdict.STARVED if self._is_loading else verdict, now)

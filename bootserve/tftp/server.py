@@ -28,6 +28,7 @@ from bootserve.events import with_fields
 from bootserve.text import as_word, printable
 from bootserve.tftp import sockets
 from bootserve.tftp.answer import Answers, Manners, Opener, Refusal, TftpRequestInfo
+from bootserve.tftp.delivery import Delivery
 from bootserve.tftp.packet import (
     MAX_REQUEST,
     ErrorCode,
@@ -196,7 +197,13 @@ class TftpServer:
                 await anyio.sleep(_WATCH_INTERVAL)
                 for talk in self._talks:
                     if talk.delivery is not None:
-                        talk.delivery.look(loop.time())
+                        self._look(talk.delivery, loop.time())
+
+    def _look(self, delivery: Delivery, now: float) -> None:
+        delivery.look(now)
+        if self._is_draining and not delivery.is_proven and delivery.is_silent(now):
+            # A forged request would keep a process that leaves for as long as a machine may.
+            delivery.stop(End.CLIENT_SILENT, "it never answered, and the server is leaving")
 
     def _stop_listening(self) -> None:
         self._is_listening = False

@@ -18,6 +18,7 @@ from bootserve.tftp.blocks import PIECE
 from bootserve.tftp.netascii import NetasciiRefused, NetasciiTexts, encode
 from bootserve.tftp.packet import Error, ErrorCode, parse
 from bootserve.tftp.server import TftpRequestInfo
+from bootserve.watch.ledger import End
 from tests.http.conftest import eventually
 
 from .harness import Body, RawClient, Shelf, serving
@@ -679,6 +680,33 @@ async def test_draining_finishes_what_was_begun_and_takes_nothing_new() -> None:
             assert await client.rest(await client.receive(), blksize=1428) == LARGE
             await running.returned.wait()
     assert len(shelf.opened) == 1
+    shelf.assert_all_closed_once()
+
+
+async def test_draining_waits_for_nobody_who_may_never_have_been_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("bootserve.tftp.server._WATCH_INTERVAL", 0.01)
+    monkeypatch.setattr("bootserve.tftp.delivery.SILENT_AFTER", 0.1)
+    shelf = Shelf(large=LARGE)
+    async with serving(shelf) as running:
+        with RawClient(running.address) as machine, RawClient(running.address) as forged:
+            forged.ask_for("large", "blksize", "1428")
+            await forged.receive()
+            machine.ask_for("large", "blksize", "1428")
+            await machine.receive()
+            machine.ack(0)
+            block = await machine.receive()
+            [nobody, somebody] = running.ledger.live
+            # Both are silent; while nobody is waited for, that is no reason to end either.
+            await eventually(lambda: (nobody.verdict, somebody.verdict) == ("silent", "silent"))
+            assert running.server.sessions == 2
+            running.server.drain()
+            await eventually(lambda: running.server.sessions == 1)
+            assert nobody.end is End.CLIENT_SILENT
+            assert await machine.rest(block, blksize=1428) == LARGE
+            await running.returned.wait()
     shelf.assert_all_closed_once()
 
 

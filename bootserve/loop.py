@@ -155,8 +155,8 @@ class _DirectSelector(selectors.BaseSelector):
                     found |= selectors.EVENT_READ if event & ~select.EPOLLOUT else 0
                     if found & key.events:
                         ready.append((key, found & key.events))
-            if ready or not is_quiet:
-                return ready
+            if ready or not is_quiet or not wait:
+                return ready  # with no time to wait something else is to be done already
             now = time.monotonic()
             if now > exact_until:
                 if now >= due:

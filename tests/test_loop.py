@@ -89,6 +89,32 @@ def test_while_readers_are_quiet_the_rest_of_the_loop_goes_on() -> None:
     assert turns > 2
 
 
+def test_what_is_scheduled_has_its_turn_between_any_two_looks_at_the_readers() -> None:
+    turns = 0
+    steps = 100
+
+    async def main() -> None:
+        with pair() as (ours, theirs):
+            theirs.setblocking(False)
+
+            def bounce(here: socket.socket) -> bool:
+                nonlocal turns
+                turns += 1
+                here.send(here.recv(100))
+                return True
+
+            add_direct_reader(ours, lambda: bounce(ours))
+            add_direct_reader(theirs, lambda: bounce(theirs))
+            ours.send(b"ball")
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            remove_direct_reader(ours)
+            remove_direct_reader(theirs)
+
+    run(main())
+    assert 0 < turns <= 2 * (steps + 1)
+
+
 def test_a_timer_that_a_reader_sets_is_kept_although_the_loop_slept_for_longer() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -10,7 +10,8 @@ Rules of this module:
   (``single_port``), and are told apart by the client's address and port.
 * ERROR, ACK, DATA and OACK that come to the listening port and belong to no transfer get no
   answer, although RFC 1350 has ERROR 5 for it: their sender's address may be forged, and an
-  answer to an answer may go round for ever. A packet without a meaning gets ERROR 4.
+  answer to an answer may go round for ever. A packet without a meaning gets ERROR 4; one that
+  is not even a broken request does so only while few of them come.
 * Nothing that comes from the network ends more than the transfer it belongs to.
 """
 
@@ -46,6 +47,7 @@ from bootserve.tftp.wire import ListeningPort
 from bootserve.watch.fields import of_refusal
 from bootserve.watch.ledger import End, Ledger
 from bootserve.watch.quiet import QuietLog
+from bootserve.watch.ration import Ration
 
 __all__ = ["Manners", "Opener", "TftpRequestInfo", "TftpServer", "open_socket"]
 
@@ -101,6 +103,7 @@ class TftpServer:
         # One each, so that a flood of one kind does not hide the others.
         self._refusals = QuietLog(logger)
         self._malformed = QuietLog(logger)
+        self._explained = Ration()
         self._defects = QuietLog(logger)
         self._answers = Answers(
             open_source=open_source,
@@ -276,7 +279,9 @@ class TftpServer:
                 error,
                 extra=with_fields(of_refusal, "TFTP", peer.client_host, "", str(error)),
             )
-            if error.opcode is not None and error.opcode not in _ANSWERS:
+            # Some services answer whatever comes: with two of that kind it would never end.
+            may_answer = self._explained.admits() or error.opcode in (Opcode.RRQ, Opcode.WRQ)
+            if may_answer and error.opcode is not None and error.opcode not in _ANSWERS:
                 message = encode_error(ErrorCode.ILLEGAL_OPERATION, "malformed packet")
                 sockets.reply(port.sock, message, peer)
             return

@@ -221,6 +221,26 @@ async def test_a_flood_of_malformed_datagrams_is_no_flood_in_the_log(
     assert "\x1b" not in caplog.text
 
 
+@pytest.mark.parametrize("level", ["INFO", "WARNING"])
+async def test_a_service_that_answers_everything_is_not_answered_for_ever(
+    level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(level, "bootserve")
+    async with serving(Shelf(script=SMALL)) as running:
+        with RawClient(running.address) as chargen, RawClient(running.address) as other:
+            answers = 0
+            while answers < 100:
+                chargen.ask(b' !"#$%&')
+                with anyio.move_on_after(0.2):
+                    assert error(await chargen.receive()).code == ErrorCode.ILLEGAL_OPERATION
+                    answers += 1
+                    continue
+                break
+            assert 1 <= answers <= 50
+            other.ask(b"\0\1broken")
+            assert error(await other.receive()).code == ErrorCode.ILLEGAL_OPERATION
+
+
 async def test_noise_on_the_transfers_port_is_ignored() -> None:
     async with serving(Shelf(large=LARGE)) as running:
         with RawClient(running.address) as client:

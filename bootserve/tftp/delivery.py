@@ -77,7 +77,11 @@ class Delivery:
 
     def start(self) -> None:
         self._entry.meter = lambda: self._session.acknowledged
-        self._wire.listen(self.take, lambda: self._step(self._refused))
+        try:
+            self._wire.listen(self.take, lambda: self._step(self._refused))
+        except OSError as error:
+            self.stop(End.SERVER_ERROR, describe(error), "server busy, try again")
+            return
         self._step(self._session.start)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import random
 import socket
@@ -835,6 +836,29 @@ async def test_without_a_descriptor_to_spare_clients_are_told_to_come_again() ->
             client.ask_for("no such file")
             assert error(await client.receive()).message == "file not found"
             assert running.server.refused == 1
+
+
+async def test_a_socket_that_cannot_be_watched_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """epoll has a limit of its own, see max_user_watches in epoll(7)."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shelf = Shelf(file=b"body")
+    async with serving(shelf) as running:
+        with RawClient(running.address) as client, monkeypatch.context() as limit:
+            limit.setattr("bootserve.tftp.wire.add_direct_reader", full)
+            client.ask_for("file")
+            assert error(await client.receive()).message == "server busy, try again"
+            assert running.server.sessions == 0
+            assert not running.ledger.live
+        with RawClient(running.address) as client:
+            assert await client.fetch("file") == b"body"
+        await running.drained()
+    shelf.assert_all_closed_once()
+    assert "server failed (No space left on device)" in caplog.text
 
 
 async def test_a_client_of_which_nothing_is_heard_is_called_silent(

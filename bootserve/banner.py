@@ -24,6 +24,7 @@ from bootserve.settings import Settings
 from bootserve.text import path_printable, printable
 
 FIRMWARE_TFTP_PORT = 69
+_LONGEST_OPTION = 4096
 
 
 def show(
@@ -86,7 +87,11 @@ def show(
 def _dhcp_command(options: Sequence[str]) -> str:
     # The kinds are no words for a shell: one of them is to be chosen.
     kinds = "|".join(DhcpServer)
-    return " ".join((f"bootserve dhcp-config {kinds}", *map(shlex.quote, options)))
+    return " ".join((f"bootserve dhcp-config {kinds}", *map(_quoted, options)))
+
+
+def _quoted(option: str) -> str:
+    return printable(shlex.quote(option), longest=_LONGEST_OPTION)
 
 
 def show_ready(console: Console) -> None:

@@ -245,6 +245,11 @@ class TftpServer:
         """Take a datagram, ``via`` another process if that has received it."""
         if peer.client[1] == 0:
             return  # nobody can be answered there
+        if peer.is_broadcast:
+            # RFC 1123, section 4.2.3.5; and our "not found" would forestall who has the file.
+            who = printable(peer.client_host)
+            self._malformed.log(logging.INFO, "TFTP %s asked a broadcast address, ignored", who)
+            return
         if datagram[:2] in _OF_A_TRANSFER and self._is_shared:
             talk = self._talks.at(peer.client) if self._manners.single_port else None
             if talk is None:

@@ -46,6 +46,8 @@ class Peer:
     client: SocketAddress
     local: str
     scope: int
+    is_broadcast: bool = False
+    """Whether it asked all hosts of a network (IPv4)."""
 
     @property
     def client_host(self) -> str:
@@ -121,10 +123,11 @@ def receive(sock: socket.socket, size: int) -> tuple[bytes, Peer]:
         OSError: the kernel has an error to report.
     """
     datagram, control, _, client = sock.recvmsg(size, _CONTROL_SIZE)
-    local, scope = _wildcard(sock), 0
+    local, scope, is_broadcast = _wildcard(sock), 0, False
     for level, kind, value in control:
         if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
-            _, address, _ = _IN_PKTINFO.unpack_from(value)
+            _, address, asked_address = _IN_PKTINFO.unpack_from(value)
+            is_broadcast = address != asked_address
             local = socket.inet_ntop(socket.AF_INET, address)
         elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
             address, index = _IN6_PKTINFO.unpack_from(value)
@@ -134,7 +137,7 @@ def receive(sock: socket.socket, size: int) -> tuple[bytes, Peer]:
                 # before Python 3.13.
                 local = socket.inet_ntop(socket.AF_INET6, address)
                 scope = index if asked.is_link_local else 0
-    return datagram, Peer(client, local, scope)
+    return datagram, Peer(client, local, scope, is_broadcast)
 
 
 def source(family: int, peer: Peer) -> ControlMessage:

@@ -63,6 +63,23 @@ async def test_the_answer_comes_from_the_address_that_was_asked(asked: str) -> N
     assert {info.client for info in shelf.asked} == {"127.0.0.1"}
 
 
+async def test_a_request_to_a_broadcast_address_is_ignored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    shelf = Shelf(script=SMALL)
+    async with serving(shelf, host=None) as running:
+        with RawClient(("127.255.255.255", running.port), host="127.0.0.1") as client:
+            client._sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            for name in ("script", "missing"):
+                client.ask_for(name)
+            # An answer to one of those would come before this one's.
+            client.server = ("127.0.0.1", running.port)
+            assert await client.fetch("script") == SMALL
+    assert len(shelf.asked) == 1
+    assert "TFTP 127.0.0.1 asked a broadcast address, ignored" in caplog.text
+
+
 async def test_a_wildcard_socket_for_ipv6_answers_too() -> None:
     async with serving(Shelf(script=SMALL), host=None, family=socket.AF_INET6) as running:
         with RawClient(("::1", running.port)) as client:

@@ -25,11 +25,10 @@ from collections.abc import Callable, Sequence
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from bootserve.events import with_fields
-from bootserve.text import as_word, printable
 from bootserve.tftp import sockets
 from bootserve.tftp.answer import Answers, Manners, Opener, Refusal, TftpRequestInfo
 from bootserve.tftp.delivery import Delivery
+from bootserve.tftp.neighbours import Neighbours
 from bootserve.tftp.packet import (
     MAX_REQUEST,
     ErrorCode,
@@ -40,14 +39,13 @@ from bootserve.tftp.packet import (
     parse,
 )
 from bootserve.tftp.quirks import Quirk, Quirks
-from bootserve.tftp.relay import Relay, Stray, pair
+from bootserve.tftp.refusals import Refusals
+from bootserve.tftp.relay import Relay, Stray
 from bootserve.tftp.sockets import Peer, open_socket
 from bootserve.tftp.talks import Talk, Talks, TooManyTalks
 from bootserve.tftp.wire import ListeningPort
-from bootserve.watch.fields import of_refusal
 from bootserve.watch.ledger import End, Ledger
 from bootserve.watch.quiet import QuietLog
-from bootserve.watch.ration import Ration
 
 __all__ = ["Manners", "Opener", "TftpRequestInfo", "TftpServer", "open_socket"]
 
@@ -94,16 +92,10 @@ class TftpServer:
         self._tasks: TaskGroup
         self._is_draining = False
         self._drained = anyio.Event()
-        self._predecessor: Relay | None = None
-        self._successor: Relay | None = None
+        self._neighbours = Neighbours(self._take_stray)
         self.quirks = Quirks()
         """What clients did beside the RFCs, and how often."""
-        self.refused = 0
-        """Requests that were refused for want of something of ours, see `Refusal`."""
-        # One each, so that a flood of one kind does not hide the others.
-        self._refusals = QuietLog(logger)
-        self._malformed = QuietLog(logger)
-        self._explained = Ration()
+        self._refusals = Refusals()
         self._defects = QuietLog(logger)
         self._answers = Answers(
             open_source=open_source,
@@ -123,6 +115,11 @@ class TftpServer:
     def descriptors(self) -> int:
         """What these take of them, beside their files."""
         return 0 if self._manners.single_port else len(self._talks)
+
+    @property
+    def refused(self) -> int:
+        """Requests that were refused for want of something of ours, see `Refusal`."""
+        return self._refusals.for_want
 
     @property
     def problem(self) -> str | None:
@@ -153,20 +150,11 @@ class TftpServer:
         It is the caller's. ``None``: all transfers have ports of their own, or no descriptor is
         left, and then those of this process end with the upgrade.
         """
-        if not self._manners.single_port:
-            return None
-        try:
-            ours, theirs = pair()
-        except OSError:
-            return None
-        if self._successor is not None:
-            self._successor.close()
-        self._successor = Relay(ours, lambda stray: self._take_stray(stray, self._successor))
-        return theirs
+        return self._neighbours.invite_successor() if self._manners.single_port else None
 
     def relay_to_predecessor(self, sock: socket.socket) -> None:
         """Use the end of a relay that a predecessor has made; it is the server's from now on."""
-        self._predecessor = Relay(sock, lambda stray: self._take_stray(stray, self._predecessor))
+        self._neighbours.join_predecessor(sock)
 
     async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Answer requests until drained or cancelled; cancelled, tell the clients so."""
@@ -189,9 +177,7 @@ class TftpServer:
             for talk in self._talks:
                 if talk.delivery is not None:
                     talk.delivery.stop(End.SERVER_STOPPED, message="the server was stopped")
-            for relay in (self._predecessor, self._successor):
-                if relay is not None:
-                    relay.close()
+            self._neighbours.close()
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
         loop = asyncio.get_running_loop()
@@ -247,29 +233,29 @@ class TftpServer:
             return  # nobody can be answered there
         if peer.is_broadcast:
             # RFC 1123, section 4.2.3.5; and our "not found" would forestall who has the file.
-            who = printable(peer.client_host)
-            self._malformed.log(logging.INFO, "TFTP %s asked a broadcast address, ignored", who)
+            self._refusals.ignore(peer, "asked a broadcast address")
             return
         if datagram[:2] in _OF_A_TRANSFER and self._is_shared:
             talk = self._talks.at(peer.client) if self._manners.single_port else None
             if talk is None:
-                self._pass_on(port, datagram, peer, via)
+                self._neighbours.pass_on(port, datagram, peer, not_to=via)
             elif talk.delivery is not None:
                 talk.delivery.take(datagram, len(datagram))
             return
-        if via is not None and via is self._successor:
+        if via is not None and via is self._neighbours.successor:
             # That one answers it, and this client's transfer here is over.
             self._forget(peer)
-            self._pass_on(port, datagram, peer, via)
+            self._neighbours.pass_on(port, datagram, peer, not_to=via)
         elif self._is_draining:
-            self._pass_on(port, datagram, peer, self._predecessor)
+            predecessor = self._neighbours.predecessor
+            self._neighbours.pass_on(port, datagram, peer, not_to=predecessor)
         else:
             self._take_request(port, datagram, peer, via)
 
     @property
     def _is_shared(self) -> bool:
         """Whether packets of transfers come to the listening port."""
-        return self._manners.single_port or self._predecessor is not None
+        return self._manners.single_port or self._neighbours.predecessor is not None
 
     def _take_request(
         self, port: ListeningPort, datagram: bytes, peer: Peer, via: Relay | None
@@ -277,37 +263,21 @@ class TftpServer:
         try:
             packet = parse(datagram)
         except MalformedPacket as error:
-            self._malformed.log(
-                logging.INFO,
-                "TFTP %s malformed packet: %s",
-                printable(peer.client_host),
-                error,
-                extra=with_fields(of_refusal, "TFTP", peer.client_host, "", str(error)),
-            )
-            # Some services answer whatever comes: with two of that kind it would never end.
-            may_answer = self._explained.admits() or error.opcode in (Opcode.RRQ, Opcode.WRQ)
-            if may_answer and error.opcode is not None and error.opcode not in _ANSWERS:
-                message = encode_error(ErrorCode.ILLEGAL_OPERATION, "malformed packet")
-                sockets.reply(port.sock, message, peer)
+            self._refusals.explain(port, peer, error)
             return
         if not isinstance(packet, Request):
             return
-        if via is None and self._predecessor is not None:
-            self._predecessor.send(Stray(port.sock.getsockname(), peer, datagram))
+        if via is None:
+            # Whatever this client had there is over.
+            successor = self._neighbours.successor
+            self._neighbours.pass_on(port, datagram, peer, not_to=successor)
         try:
             talk = self._admit(packet, peer)
         except Refusal as refusal:
-            self._refuse(port, packet, peer, refusal)
+            self._refusals.refuse(port, packet, peer, refusal)
         else:
             if talk is not None:
                 self._tasks.start_soon(self._answer, port, talk)
-
-    def _pass_on(
-        self, port: ListeningPort, datagram: bytes, peer: Peer, not_to: Relay | None
-    ) -> None:
-        for relay in (self._predecessor, self._successor):
-            if relay is not None and relay is not not_to:
-                relay.send(Stray(port.sock.getsockname(), peer, datagram))
 
     def _take_stray(self, stray: Stray, via: Relay | None) -> None:
         port = self._port_at(stray.port)
@@ -361,7 +331,7 @@ class TftpServer:
             )
         except Refusal as refusal:
             if not talk.is_replaced:
-                self._refuse(port, talk.request, talk.peer, refusal)
+                self._refusals.refuse(port, talk.request, talk.peer, refusal)
         except Exception as error:
             self._defects.log(logging.ERROR, "TFTP: a defect hit a request", error=error)
             message = encode_error(ErrorCode.NOT_DEFINED, "internal error")
@@ -380,19 +350,5 @@ class TftpServer:
             self.quirks.met(Quirk.BURST_LOST)
         self._check_drained()
 
-    def _refuse(self, port: ListeningPort, request: Request, peer: Peer, refusal: Refusal) -> None:
-        self.refused += refusal.is_for_want
-        who, name = printable(peer.client_host), as_word(request.name)
-        self._refusals.log(
-            logging.INFO,
-            "TFTP %s %s refused: %s",
-            who,
-            name,
-            printable(refusal.reason),
-            extra=with_fields(of_refusal, "TFTP", peer.client_host, request.name, refusal.reason),
-        )
-        sockets.reply(port.sock, encode_error(refusal.code, refusal.message), peer)
 
-
-_ANSWERS = frozenset({Opcode.DATA, Opcode.ACK, Opcode.ERROR, Opcode.OACK})
 _OF_A_TRANSFER = frozenset({Opcode.ACK.to_bytes(2), Opcode.ERROR.to_bytes(2)})

@@ -230,9 +230,10 @@ class Service:
     def _drain(self, why: str) -> None:
         if self._is_draining():
             return
-        self._state = State.DRAINING
-        if not self._http.state.has_successor:
+        # Until it serves, the one that it is to replace does.
+        if self._state is State.SERVING and not self._http.state.has_successor:
             self._predecessor.tell_leaving()
+        self._state = State.DRAINING
         logger.info(
             "%s: no new requests; transfers that go on to their end: %d (%s cuts them off)",
             why,

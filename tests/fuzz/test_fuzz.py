@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -20,6 +21,12 @@ SECONDS = 20
 SECONDS_UNGUIDED = 3
 ASK = encoded(Step.ASK, 0, 0)
 _leaked: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_rubbish() -> None:
+    # A descriptor of an earlier test that is collected meanwhile would be missed.
+    gc.collect()
 
 
 @pytest.mark.parametrize("name", targets.NAMES)

@@ -182,9 +182,13 @@ class Succession:
                     successor = await self.begin()
                     self.is_forsaken = False
             except NotNow:
+                self.is_forsaken = False
                 return None, pause
             except HandoverFailed as failure:
                 logger.error("nobody serves: %s; the next attempt is in %g s", failure, pause)
+            except Exception:
+                # Whatever goes wrong here is not to cost a client its transfer.
+                logger.exception("nobody serves: a defect; the next attempt is in %g s", pause)
             else:
                 logger.warning("pid %d has taken over", successor.pid)
                 return successor, pause
@@ -212,6 +216,7 @@ class Succession:
     def end(self) -> None:
         """This process is to stop: whoever comes after it, it is not for this one to see to it."""
         self._is_over = True
+        self.is_forsaken = False
         if self._under_way is not None:
             self._under_way.cancel()
         self._let_go()

@@ -143,6 +143,46 @@ def test_a_mistake_that_keeps_everybody_from_serving_may_be_mended(server: Famil
     assert server.leave() == 0
 
 
+def test_whoever_is_told_to_stop_seeks_nobody_any_more(server: Family) -> None:
+    with slow_download(server.ports()[0]) as client:
+        new = server.replace()
+        (server.folder / "bootserve.toml").unlink()
+        os.kill(new, signal.SIGKILL)
+        server.wait_for_log("the next attempt is in")
+        server.process.terminate()
+        server.wait_for_log("stopping already")
+        assert finishes(client)
+        assert server.leave() == 0
+    assert "nothing was cut off" in server.log()
+
+
+def test_a_defect_that_keeps_everybody_from_serving_cuts_nobody_off(tmp_path: Path) -> None:
+    assets(tmp_path)
+    (tmp_path / "program.py").write_text(
+        "from bootserve import cli, succession\n"
+        "genuine = succession.start_successor\n"
+        "async def start_successor(*args, **more):\n"
+        "    succession.start_successor = broken\n"
+        "    return await genuine(*args, **more)\n"
+        "async def broken(*args, **more):\n"
+        "    succession.start_successor = genuine\n"
+        "    raise RuntimeError('no more threads')\n"
+        "succession.start_successor = start_successor\n"
+        "cli.main()\n"
+    )
+    # It takes the place of `-m bootserve`.
+    code = "import os, sys; os.execv(sys.executable, [sys.executable, sys.argv[1], *sys.argv[5:]])"
+    launcher = (sys.executable, "-c", code, str(tmp_path / "program.py"))
+    with family(tmp_path, CONFIG, launcher=launcher) as server:
+        with slow_download(server.ports()[0]) as client:
+            new = server.replace()
+            os.kill(new, signal.SIGKILL)
+            server.wait_for_log("RuntimeError: no more threads")
+            _newest(server)
+            assert finishes(client)
+        assert server.leave() == 0
+
+
 def test_the_last_to_leave_says_that_nobody_serves(server: Family) -> None:
     with slow_download(server.ports()[0]) as client:
         new = server.replace()

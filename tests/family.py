@@ -30,10 +30,19 @@ def wait_until(condition: Callable[[], object]) -> None:
 def is_running(pid: int) -> bool:
     """Whether a process lives; one that waits to be reaped does not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = _stat(pid)[0]
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in "ZX"
+
+
+def parent(pid: int) -> int:
+    return int(_stat(pid)[1])
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of proc_pid_stat(5) from the state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def descriptors(pid: int) -> list[str]:

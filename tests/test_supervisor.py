@@ -13,7 +13,7 @@ from bootserve.supervisor import Supervisor
 from tests import needs
 from tests.downloads import CONFIG as DOWNLOADS
 from tests.downloads import assets, finishes, slow_download
-from tests.family import Family, family, is_running, wait_until
+from tests.family import Family, family, is_running, parent, wait_until
 from tests.manager import CONFIG, manager, service
 
 
@@ -59,7 +59,7 @@ def test_systemd_is_told_who_replaces_a_main_process_that_died(tmp_path: Path) -
         assert newest not in (server.pid, second, third)
         systemd.wait_for("STATUS", pid=newest)
         # It is not systemd's child as long as that one could take its end for the service's.
-        assert server.successor() == newest
+        assert parent(newest) == server.pid
         assert finishes(client)
         assert server.leave() == 0
         assert systemd.refused == []

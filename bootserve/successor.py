@@ -102,6 +102,7 @@ class Predecessor:
         main: int | None = None,
         elders: Iterable[int] = (),
     ) -> None:
+        self._pipe = pipe
         self._pipes = [number for number in (pipe, *elders) if number is not None]
         self.is_there = pipe is not None
         """Whether there is one."""
@@ -126,13 +127,11 @@ class Predecessor:
 
     def tell_ready(self) -> None:
         """Every door is open: the predecessor may close its own."""
-        if self.is_there:
-            self._tell(self._pipes[:1], Answer().encode())
+        self._answer(Answer())
 
     def tell_failed(self, problems: Sequence[str]) -> None:
         """This process will not serve, because of ``problems``."""
-        if self.is_there:
-            self._tell(self._pipes[:1], Answer(tuple(problems) or ("it failed",)).encode())
+        self._answer(Answer(tuple(problems) or ("it failed",)))
         self._close(self._pipes)
 
     def tell_leaving(self) -> None:
@@ -160,6 +159,10 @@ class Predecessor:
             poll.register(pipe, 0)
         # That nobody reads it any more is the only event that a pipe's other end has.
         self._close([pipe for pipe, _ in poll.poll(0)])
+
+    def _answer(self, answer: Answer) -> None:
+        # Elders wait for no answer, and would take it for a word about who serves.
+        self._tell([pipe for pipe in self._pipes if pipe == self._pipe], answer.encode())
 
     def _tell(self, pipes: Sequence[int], line: bytes) -> None:
         for pipe in pipes:

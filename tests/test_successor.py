@@ -62,6 +62,18 @@ def test_a_process_that_cannot_serve_says_so_and_no_more() -> None:
         os.fstat(writing)
 
 
+def test_an_answer_for_a_predecessor_that_has_died_reaches_nobody_else() -> None:
+    (reading, writing), (elders, elders_pipe) = os.pipe(), os.pipe()
+    environ = {VARIABLE: str(writing), f"{ELDER_VARIABLE}7": str(elders_pipe)}
+    predecessor = Predecessor.take(environ)
+    os.close(reading)
+    assert set(predecessor.waiting().values()) == {elders_pipe}
+    predecessor.tell_ready()
+    predecessor.tell_leaving()
+    with os.fdopen(elders, "rb") as pipe:
+        assert pipe.read() == LEAVING
+
+
 def test_all_that_still_drain_are_told_who_leaves_in_order() -> None:
     (reading, writing), (elders, elders_pipe), (gone, gones_pipe) = os.pipe(), os.pipe(), os.pipe()
     environ = {

@@ -24,6 +24,25 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
+@contextmanager
+def match(hits: list[bytes]) -> Iterator[None]:
+    """Two sockets that answer each other while the block lasts; ``hits`` gets each ball."""
+    with pair() as (ours, theirs):
+        theirs.setblocking(False)
+
+        def bounce(here: socket.socket) -> bool:
+            hits.append(here.recv(100))
+            here.send(hits[-1])
+            return True
+
+        add_direct_reader(ours, lambda: bounce(ours))
+        add_direct_reader(theirs, lambda: bounce(theirs))
+        ours.send(b"ball")
+        yield
+        remove_direct_reader(ours)
+        remove_direct_reader(theirs)
+
+
 def run(main: object, factory: type[asyncio.AbstractEventLoop] = DirectLoop) -> None:
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(asyncio.wait_for(main, DEADLINE))  # type: ignore[arg-type]
@@ -58,23 +77,12 @@ def test_a_reader_gets_everything_on_any_loop(factory: type[asyncio.AbstractEven
 
 def test_while_readers_are_quiet_the_rest_of_the_loop_goes_on() -> None:
     """Two sockets that answer each other for ever, and the loop itself asleep."""
-    turns = 0
+    hits: list[bytes] = []
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         from_thread = asyncio.Event()
-        with pair() as (ours, theirs), pair() as (ordinary, other):
-            theirs.setblocking(False)
-
-            def bounce(here: socket.socket) -> bool:
-                nonlocal turns
-                turns += 1
-                here.send(here.recv(100))
-                return True
-
-            add_direct_reader(ours, lambda: bounce(ours))
-            add_direct_reader(theirs, lambda: bounce(theirs))
-            ours.send(b"ball")
+        with match(hits), pair() as (ordinary, other):
             await asyncio.sleep(0.02)  # a timer
             thread = threading.Thread(target=loop.call_soon_threadsafe, args=(from_thread.set,))
             thread.start()
@@ -82,37 +90,22 @@ def test_while_readers_are_quiet_the_rest_of_the_loop_goes_on() -> None:
             thread.join()
             other.send(b"for an ordinary reader")
             assert await loop.sock_recv(ordinary, 100) == b"for an ordinary reader"
-            remove_direct_reader(ours)
-            remove_direct_reader(theirs)
 
     run(main())
-    assert turns > 2
+    assert len(hits) > 2
 
 
 def test_what_is_scheduled_has_its_turn_between_any_two_looks_at_the_readers() -> None:
-    turns = 0
+    hits: list[bytes] = []
     steps = 100
 
     async def main() -> None:
-        with pair() as (ours, theirs):
-            theirs.setblocking(False)
-
-            def bounce(here: socket.socket) -> bool:
-                nonlocal turns
-                turns += 1
-                here.send(here.recv(100))
-                return True
-
-            add_direct_reader(ours, lambda: bounce(ours))
-            add_direct_reader(theirs, lambda: bounce(theirs))
-            ours.send(b"ball")
+        with match(hits):
             for _ in range(steps):
                 await asyncio.sleep(0)
-            remove_direct_reader(ours)
-            remove_direct_reader(theirs)
 
     run(main())
-    assert 0 < turns <= 2 * (steps + 1)
+    assert 0 < len(hits) <= 2 * (steps + 1)
 
 
 def test_a_timer_that_a_reader_sets_is_kept_although_the_loop_slept_for_longer() -> None:
